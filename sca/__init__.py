@@ -1,0 +1,1 @@
+"""Space colonization: vessel masks grown from attractors, roots and a modality card."""

@@ -1,0 +1,152 @@
+"""The `univg` command: a table of subcommands, named by string and imported when called.
+
+In: command-line words. Out: an exit code: 0 done, 2 a user's mistake (one clear line on stderr),
+130 stopped by Ctrl-C. Anything else is a bug of ours and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from univg import __version__
+from univg.errors import UserError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: where its settings class lives, and one line of help.
+
+    The module `module` holds the settings class `settings_name`, the function `run_name` that
+    takes it and, where something is written, `plan(settings) -> str` for `--dry-run`.
+    """
+
+    module: str
+    settings_name: str
+    summary: str
+    run_name: str = "run"
+
+
+COMMANDS: dict[str, Command] = {
+    "sca synth": Command("univg.sca.synth", "Synth", "synthesize vessel masks of a modality"),
+    "sca fit": Command("univg.sca.fit", "Fit", "find a modality card for a handful of real masks"),
+    "sca score": Command("univg.sca.score", "Score", "measure how far synthetic masks are from real"),
+    "sca show": Command("univg.sca.show", "Show", "contact sheet, real masks beside synthetic"),
+    "sca murray": Command("univg.sca.murray", "Murray", "compliance of masks with Murray's law"),
+    "data list": Command("univg.data_cards.commands", "List", "the data sets that have a card", "run_list"),
+    "data show": Command("univg.data_cards.commands", "Show", "one data card: numbers, terms, where to get it", "run_show"),
+    "data prepare": Command("univg.data_cards.prepare", "Prepare", "turn a provider's files into images/ and masks/"),
+    "data check": Command("univg.data_cards.check", "Check", "find what is wrong with a folder of pairs"),
+    "data split": Command("univg.data_cards.split", "Split", "draw shots and test lists"),
+    "data build": Command("univg.data_cards.build", "Build", "build the unlabelled pretraining set"),
+    "demo": Command("univg.demo", "Demo", "masks of five modalities, scored, as one HTML page"),
+}  # fmt: skip
+
+GROUPS = {
+    "sca": "masks by space colonization",
+    "data": "data sets: cards, preparation, checks, splits",
+}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line `words` (default: those of the process); return the exit code."""
+    words = list(sys.argv[1:] if words is None else words)
+    try:
+        return _dispatch(words)
+    except UserError as error:
+        print(f"univg: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    except KeyboardInterrupt:
+        print("univg: stopped; the same command goes on from here", file=sys.stderr)  # noqa: T201
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in {"-h", "--help", "help"}:
+        print(overview())  # noqa: T201
+        return 0
+    if words[0] in {"-V", "--version"}:
+        print(f"univg {__version__}")  # noqa: T201
+        return 0
+    if words[0] == "--completion":
+        from univg.completion import script_for
+
+        print(script_for(words[1] if len(words) > 1 else ""))  # noqa: T201
+        return 0
+    name, rest = _split_name(words)
+    if name in GROUPS:
+        print(overview(name))  # noqa: T201
+        return 0
+    return run_command(name, rest)
+
+
+def _split_name(words: list[str]) -> tuple[str, list[str]]:
+    first = words[0]
+    if first in COMMANDS:
+        return first, words[1:]
+    if first in GROUPS:
+        if len(words) == 1 or words[1] in {"-h", "--help"}:
+            return first, []
+        two = f"{first} {words[1]}"
+        if two in COMMANDS:
+            return two, words[2:]
+        raise UserError(_unknown(two, [n for n in COMMANDS if n.startswith(f"{first} ")]))
+    raise UserError(_unknown(first, [*GROUPS, *COMMANDS]))
+
+
+def _unknown(name: str, valid: list[str]) -> str:
+    near = difflib.get_close_matches(name, valid, n=1)
+    hint = f"did you mean `univg {near[0]}`? " if near else ""
+    return f"`{name}` is not a command; {hint}`univg --help` lists them"
+
+
+def run_command(name: str, words: list[str]) -> int:
+    """Import the command `name`, read its settings from `words` and run it."""
+    from univg.config import parse, to_yaml
+
+    command = COMMANDS[name]
+    module: Any = importlib.import_module(command.module)
+    settings_class = getattr(module, command.settings_name)
+    wanted = parse(settings_class, words, prog=f"univg {name}")
+    if wanted.print_config:
+        print(to_yaml(wanted.settings), end="")  # noqa: T201
+        return 0
+    if wanted.dry_run:
+        plan = getattr(module, "plan", None)
+        print(to_yaml(wanted.settings), end="")  # noqa: T201
+        print(plan(wanted.settings) if plan else "Reads only; writes nothing.")  # noqa: T201
+        return 0
+    getattr(module, command.run_name)(wanted.settings)
+    return 0
+
+
+def overview(group: str = "") -> str:
+    """Return the list of commands, all or those of one group."""
+    lines = ["usage: univg COMMAND [OPTIONS]", ""]
+    if not group:
+        lines += ["Five annotated vessel images in, a labelled synthetic data set out.", ""]
+    last = ""
+    for name, command in COMMANDS.items():
+        head = name.split()[0]
+        if group and head != group:
+            continue
+        if head != last and head in GROUPS:
+            lines += ["", f"{head}: {GROUPS[head]}"]
+        last = head
+        lines.append(f"  univg {name:<14} {command.summary}")
+    lines += [
+        "",
+        "univg COMMAND --help         options, units, defaults",
+        "univg COMMAND --config FILE  settings from YAML; the command line overrides them",
+        "univg COMMAND --print-config the resolved settings as YAML",
+        "univg COMMAND --dry-run      the plan; nothing is written",
+        "univg --completion SHELL     a completion script for bash, zsh or tcsh",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,91 @@
+"""Files that are either whole or absent.
+
+In: bytes and a path. Out: the file, written under a temporary name, flushed to disk and renamed.
+A reader never sees half a file; what a killed run leaves behind are temporary names, which
+`remove_temporaries` clears.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from pathlib import Path
+
+from univg.errors import UserError
+
+TEMPORARY_PREFIX = ".univg-tmp-"
+
+
+class DiskFullError(UserError):
+    """No space left. What is named in the manifest is safe; the same command goes on."""
+
+
+def sha256_hex(data: bytes) -> str:
+    """Return the SHA-256 of `data` in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the SHA-256 of the file at `path` in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that `path` is at every moment absent, old or complete."""
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise explain_os_error(error, path) from error
+
+
+def explain_os_error(error: OSError, path: Path) -> Exception:
+    """Turn a full disk, a read-only folder or a missing one into a line a user can act on."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return DiskFullError(
+            f"{path.parent}: no space left on the disk; free some and run the same command again, "
+            "it goes on where it stopped"
+        )
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return UserError(f"{path}: cannot be written ({error.strerror}); choose another folder")
+    if error.errno in {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}:
+        return UserError(f"{path}: {error.strerror}; choose another output path")
+    return error
+
+
+def make_folder(path: Path) -> Path:
+    """Create the folder `path` with its parents; a user's mistake gives one clear line."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    return path
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the folder's entries (renames) to disk where the system knows how."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_temporaries(folder: Path) -> int:
+    """Delete what killed runs left in `folder` (not below it); return how many files."""
+    count = 0
+    for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        leftover.unlink(missing_ok=True)
+        count += 1
+    return count
