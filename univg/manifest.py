@@ -130,6 +130,26 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
         raise ResumeError(f"{folder}: holds another run; {describe_difference(found, wanted)}")
 
 
+@contextlib.contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keep a second run out of a claimed `folder`; the lock goes with the process, however it ends.
+
+    Where the system has no such locks (Windows, some network disks) it does nothing.
+    """
+    with (folder / RUN_NAME).open("rb") as stream:
+        try:
+            import fcntl
+
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ResumeError(
+                f"{folder}: another run is writing here; wait for it, or choose another folder"
+            ) from error
+        except (ImportError, OSError):
+            pass
+        yield
+
+
 def describe_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """Name the settings in which two runs differ: `seed is 7 there and 8 here, …`."""
     flat_found, flat_wanted = _flatten(found), _flatten(wanted)

@@ -1,0 +1,291 @@
+"""Growth of one vessel tree towards attractors: the space colonization algorithm itself.
+
+In: a tree (arrays of nodes), attractors, a map of blocked pixels and the distances of the paper:
+attraction Da, kill Dk, segment length Ls. Out: the tree, longer. Lengths are in pixels, positions
+are (x, y) of pixel centres. Steps 1 to 6 and equations (1) to (7) are those of the paper's
+section 3.1; a grid of cells as wide as Da makes the cost proportional to the attractors, because a
+new node looks at its nine cells only and an attractor waits untouched until a node comes near.
+
+Deliberate departures, each off at its neutral value: a node keeps some of its parent's direction
+(`inertia`), a side branch leans downstream (`lean`), and the course wanders (`wobble_rad`), since
+straight averages give the spikes and right angles that no vessel has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int32]
+Bytes = npt.NDArray[np.uint8]
+
+MAX_CHILDREN = 8
+STUCK = 0.3
+"""A node whose next child would stand within this share of a step of its last one lets its
+attractors go: two that pull it to opposite sides would make it sprout at one spot for ever."""
+
+
+@dataclass
+class Tree:
+    """Nodes of one tree; parents stand before their children, a root is its own parent's -1.
+
+    x, y: (n,) px. parent: (n,). dx, dy: (n,) unit direction of arrival. turn: (n,) rad a step.
+    floor: (n,) px, the radius that the vessel has here at least (0: whatever Murray's law gives).
+    loops: (m, 2) pairs of nodes joined beyond the tree.
+    """
+
+    x: Floats
+    y: Floats
+    parent: Ints
+    dx: Floats
+    dy: Floats
+    turn: Floats
+    floor: Floats
+    loops: Ints
+
+    @property
+    def size(self) -> int:
+        """How many nodes."""
+        return len(self.x)
+
+
+def plant(roots: Floats, headings: Floats | None = None) -> Tree:
+    """Return a tree of nothing but `roots` (k, 2); `headings` (k, 2) where they first point."""
+    count = len(roots)
+    ways = np.zeros((count, 2)) if headings is None else headings
+    return Tree(
+        x=roots[:, 0].astype(np.float64),
+        y=roots[:, 1].astype(np.float64),
+        parent=np.full(count, -1, np.int32),
+        dx=ways[:, 0].astype(np.float64),
+        dy=ways[:, 1].astype(np.float64),
+        turn=np.zeros(count),
+        floor=np.zeros(count),
+        loops=np.zeros((0, 2), np.int32),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How a tree grows. The defaults are the paper's, and no departure from it."""
+
+    attraction_px: float = 20.0
+    kill_px: float = 10.0
+    step_px: float = 15.0
+    max_nodes: int = 20_000
+    max_iterations: int = 2_000
+    inertia: float = 0.0
+    lean: float = 0.0
+    wobble_rad: float = 0.0
+    wobble_memory: float = 0.8
+    margin_px: float = 0.0
+
+
+def grow_tree(tree: Tree, attractors: Floats, blocked: Bytes, pace: Pace, seed: int) -> Tree:
+    """Grow `tree` towards `attractors` (k, 2 or 3) until one of the stop rules of equation (7) holds.
+
+    The rules: no attractor within reach is left, `max_nodes` nodes, `max_iterations` rounds.
+    `blocked` (H, W) is non-zero where no node may stand; beyond the image nodes may stand up to
+    `margin_px` away, so that a vessel can leave and come back. A third column of `attractors` is
+    the radius that the vessel reaching it has at least. `seed` feeds the wobble alone.
+    """
+    room = max(tree.size, min(pace.max_nodes, tree.size + _node_bound(attractors, blocked, pace)))
+    nodes = np.zeros((room, 6))
+    columns = (tree.x, tree.y, tree.dx, tree.dy, tree.turn, tree.floor)
+    for column, values in enumerate(columns):
+        nodes[: tree.size, column] = values
+    parent = np.empty(room, np.int32)
+    parent[: tree.size] = tree.parent
+    targets = np.zeros((len(attractors), 3))
+    targets[:, : attractors.shape[1]] = attractors
+    count = _grow(
+        nodes, parent, tree.size, targets, blocked, pace.margin_px,
+        pace.attraction_px, pace.kill_px, pace.step_px, pace.max_iterations,
+        pace.inertia, pace.lean, pace.wobble_rad, pace.wobble_memory, np.uint64(seed),
+    )  # fmt: skip
+    x, y, dx, dy, turn, floor = nodes[:count].T.copy()
+    return Tree(x, y, parent[:count].copy(), dx, dy, turn, floor, tree.loops)
+
+
+def _node_bound(attractors: Floats, blocked: Bytes, pace: Pace) -> int:
+    """No more nodes than these can come: each takes an attractor or a step towards one."""
+    steps = int(pace.attraction_px / max(pace.step_px, 1e-6)) + 2
+    by_attractors = len(attractors) * steps + 16
+    by_area = int(8 * blocked.size / max(pace.step_px, 0.5) ** 2) + 1024
+    return min(by_attractors, by_area)
+
+
+@njit(cache=True, nogil=True)
+def _random(state: np.uint64) -> tuple[np.uint64, float]:
+    """One step of splitmix64: the next state and a number of [0, 1)."""
+    state = state + np.uint64(0x9E3779B97F4A7C15)
+    z = state
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = z ^ (z >> np.uint64(31))
+    return state, float(z >> np.uint64(11)) / 9007199254740992.0
+
+
+@njit(cache=True, nogil=True)
+def _sort_into_cells(points, cell, columns, rows):  # type: ignore[no-untyped-def]
+    """Counting sort of `points` by grid cell: (start of each cell, end of each cell, order)."""
+    start = np.zeros(columns * rows + 1, np.int32)
+    which = np.empty(len(points), np.int32)
+    for i in range(len(points)):
+        column = min(columns - 1, max(0, int(points[i, 0] / cell)))
+        row = min(rows - 1, max(0, int(points[i, 1] / cell)))
+        which[i] = row * columns + column
+        start[which[i] + 1] += 1
+    for c in range(columns * rows):
+        start[c + 1] += start[c]
+    end = start[:-1].copy()
+    order = np.empty(len(points), np.int32)
+    for i in range(len(points)):
+        order[end[which[i]]] = i
+        end[which[i]] += 1
+    return start, end, order
+
+
+@njit(cache=True, nogil=True)
+def _meet(nodes, node, attractors, start, end, order, cell, columns, rows,
+          attraction2, kill2, nearest, nearest2, waiting, waiting_count):  # fmt: skip
+    # type: ignore[no-untyped-def]
+    """Let a new node kill (eq. 5, 6) and claim (step 1) the attractors in its nine cells."""
+    px, py = nodes[node, 0], nodes[node, 1]
+    column = min(columns - 1, max(0, int(px / cell)))
+    row = min(rows - 1, max(0, int(py / cell)))
+    for r in range(max(0, row - 1), min(rows, row + 2)):
+        for c in range(max(0, column - 1), min(columns, column + 2)):
+            here = r * columns + c
+            k = start[here]
+            while k < end[here]:
+                a = order[k]
+                ex = attractors[a, 0] - px
+                ey = attractors[a, 1] - py
+                d2 = ex * ex + ey * ey
+                if d2 <= kill2:
+                    nearest[a] = -2
+                    nodes[node, 5] = max(nodes[node, 5], attractors[a, 2])
+                    end[here] -= 1
+                    order[k] = order[end[here]]
+                    continue
+                if d2 < attraction2 and d2 < nearest2[a]:
+                    if nearest[a] == -1:
+                        waiting[waiting_count] = a
+                        waiting_count += 1
+                    nearest[a] = node
+                    nearest2[a] = d2
+                k += 1
+    return waiting_count
+
+
+@njit(cache=True, nogil=True)
+def _heading(nodes, n, sx, sy, pulls, sprouts, inertia, lean, wobble, memory, state):
+    # type: ignore[no-untyped-def]
+    """Unit direction of the next segment from node `n`, eq. (2) and (3), and its turn."""
+    keep = inertia if sprouts == 0 else lean
+    ux = (1.0 - keep) * sx / pulls + keep * nodes[n, 2]
+    uy = (1.0 - keep) * sy / pulls + keep * nodes[n, 3]
+    size = np.sqrt(ux * ux + uy * uy)
+    if size < 1e-9:
+        return 0.0, 0.0, 0.0, state
+    turn = 0.0
+    if wobble > 0.0:
+        state, u = _random(state)
+        turn = memory * nodes[n, 4] + wobble * (2.0 * u - 1.0)
+    cos, sin = np.cos(turn), np.sin(turn)
+    ux, uy = ux / size, uy / size
+    return ux * cos - uy * sin, ux * sin + uy * cos, turn, state
+
+
+@njit(cache=True, nogil=True)
+def _grow(nodes, parent, count, attractors, blocked, margin, attraction, kill, step, max_iterations,
+          inertia, lean, wobble, memory, state):  # fmt: skip
+    # type: ignore[no-untyped-def]
+    height, width = blocked.shape
+    room = len(nodes)
+    total = len(attractors)
+    cell = max(attraction, 1.0)
+    columns, rows = int(width / cell) + 1, int(height / cell) + 1
+    start, end, order = _sort_into_cells(attractors, cell, columns, rows)
+    nearest = np.full(total, -1, np.int32)
+    nearest2 = np.full(total, np.inf)
+    waiting = np.empty(total, np.int32)
+    waiting_count = 0
+    for n in range(count):
+        waiting_count = _meet(nodes, n, attractors, start, end, order, cell, columns, rows,
+                              attraction * attraction, kill * kill, nearest,
+                              nearest2, waiting, waiting_count)  # fmt: skip
+    sum_x, sum_y = np.zeros(room), np.zeros(room)
+    pulls, sprouts = np.zeros(room, np.int32), np.zeros(room, np.int32)
+    for n in range(count):
+        if parent[n] >= 0:
+            sprouts[parent[n]] += 1
+    touched = np.empty(room, np.int32)
+    last = np.full((room, 2), np.inf)
+    for _ in range(max_iterations):
+        # Steps 1 and 2: each attractor pulls its nearest node; those killed meanwhile drop out.
+        touched_count, kept = 0, 0
+        for w in range(waiting_count):
+            a = waiting[w]
+            n = nearest[a]
+            if n < 0:
+                continue
+            waiting[kept] = a
+            kept += 1
+            ex, ey = attractors[a, 0] - nodes[n, 0], attractors[a, 1] - nodes[n, 1]
+            size = np.sqrt(ex * ex + ey * ey)
+            if pulls[n] == 0:
+                touched[touched_count] = n
+                touched_count += 1
+            pulls[n] += 1
+            sum_x[n] += ex / size
+            sum_y[n] += ey / size
+        waiting_count = kept
+        before = count
+        # Steps 3 to 5: one new node for each node that was pulled.
+        for t in range(touched_count):
+            n = touched[t]
+            hx, hy, turn, state = _heading(nodes, n, sum_x[n], sum_y[n], pulls[n], sprouts[n],
+                                           inertia, lean, wobble, memory, state)  # fmt: skip
+            pulls[n] = 0
+            sum_x[n] = 0.0
+            sum_y[n] = 0.0
+            qx, qy = nodes[n, 0] + step * hx, nodes[n, 1] + step * hy
+            if -0.5 <= qx < width - 0.5 and -0.5 <= qy < height - 0.5:
+                free = blocked[int(qy + 0.5), int(qx + 0.5)] == 0
+            else:
+                free = -margin < qx < width + margin and -margin < qy < height + margin
+            stuck = np.hypot(qx - last[n, 0], qy - last[n, 1]) < STUCK * step
+            if not free or stuck or (hx == 0.0 and hy == 0.0) or sprouts[n] >= MAX_CHILDREN:
+                sprouts[n] = MAX_CHILDREN + 1
+                continue
+            last[n, 0], last[n, 1] = qx, qy
+            if count == room:
+                return count
+            nodes[count, 0], nodes[count, 1] = qx, qy
+            nodes[count, 2], nodes[count, 3], nodes[count, 4] = hx, hy, turn
+            parent[count] = n
+            sprouts[n] += 1
+            count += 1
+        # A node that cannot sprout lets go of its attractors; a later node may claim them.
+        kept = 0
+        for w in range(waiting_count):
+            a = waiting[w]
+            if nearest[a] >= 0 and sprouts[nearest[a]] > MAX_CHILDREN:
+                nearest[a] = -1
+                nearest2[a] = np.inf
+                continue
+            waiting[kept] = a
+            kept += 1
+        waiting_count = kept
+        for n in range(before, count):
+            waiting_count = _meet(nodes, n, attractors, start, end, order, cell, columns, rows, attraction * attraction, kill * kill,
+                                  nearest, nearest2, waiting, waiting_count)  # fmt: skip
+        if count == before and waiting_count == 0:
+            return count
+    return count
