@@ -21,9 +21,19 @@ from .growth import Bytes, Floats, Tree, grow_tree, plant
 from .guides import Curve, lay_guides
 from .params import Growth, Stage
 from .raster import draw_vessels
-from .sampling import Frame, Generator, draw, draw_calibre, draw_finish, draw_pace, draw_points
+from .sampling import (
+    Frame,
+    Generator,
+    draw,
+    draw_calibre,
+    draw_finish,
+    draw_pace,
+    draw_points,
+    draw_variant,
+)
 from .shape import shape_vessels
 from .template import Template
+from .venation import grow_closed
 
 
 @dataclass(frozen=True)
@@ -42,11 +52,12 @@ def grow_mask(
     """Synthesize one mask of `height` × `width` pixels, on real courses where given templates."""
     start = time.perf_counter()
     frame = Frame(height, width)
+    variant = draw_variant(growth, rng)
     places = draw_points(growth, rng)
     steering = None
     if not templates:
         blocked = block(growth, places, frame, rng)
-        curves = lay_guides(growth, places, frame, rng)
+        curves = lay_guides(growth, variant, places, frame, rng)
         trees = grow_trunks(growth, curves, places, blocked, frame, rng)
     else:
         blocked = np.zeros((height, width), np.uint8)
@@ -56,6 +67,7 @@ def grow_mask(
     grown_at = time.perf_counter()
     canvas = np.zeros((height, width), np.uint8)
     calibre = draw_calibre(growth, rng, frame.scale)
+    calibre = replace(calibre, pinned=steering is not None)
     finish = draw_finish(growth, rng, frame.scale)
     nodes = 0
     for tree in trees.values():
@@ -73,6 +85,8 @@ def grow_mask(
         "tip_radius_px": round(calibre.tip_radius_px, 4),
         "nodes": nodes,
     }
+    if variant and steering is None:
+        parameters["variant"] = variant
     if steering is not None:
         parameters |= steering.parameters
     return Synthetic(canvas, parameters, grown_at - start, time.perf_counter() - grown_at)
@@ -133,9 +147,15 @@ def grow_on_real(
     )
     which = int(rng.integers(len(templates)))
     steering = steer(templates, which, real, frame, rng)
-    targets = place.outside(steering.attractors, blocked, pace.margin_px)
-    tree = grow_tree(plant(steering.roots), targets, blocked, pace, int(rng.integers(2**62)))
-    return steering, {"all": tree}
+    seed = int(rng.integers(2**62))
+    # Piece by piece: pieces that are apart in the real mask must not take each other's vessels.
+    trees = []
+    for piece, root in enumerate(steering.roots):
+        targets = steering.attractors[steering.piece == piece]
+        if len(targets):
+            targets = place.outside(targets, blocked, pace.margin_px)
+            trees.append(grow_tree(plant(root[None]), targets, blocked, pace, seed + piece))
+    return steering, {"all": join_trees(trees) if trees else plant(steering.roots)}
 
 
 def fill(
@@ -160,11 +180,12 @@ def fill(
         points = points[far < draw(rng, stage.within_px) * frame.scale]
     if not stage.apart:
         trees = {"all": join_trees(list(trees.values()))}
+    grow = grow_closed if stage.closed else grow_tree
     grown = {}
     share = rng.integers(len(trees), size=len(points))
     for k, (name, tree) in enumerate(trees.items()):
         mine = np.ascontiguousarray(points[share == k])
-        grown[name] = grow_tree(tree, mine, blocked, pace, int(rng.integers(2**62)))
+        grown[name] = grow(tree, mine, blocked, pace, int(rng.integers(2**62)))
     return grown
 
 

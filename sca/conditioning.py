@@ -27,10 +27,13 @@ MAP_SIDE = 128  # pixels of the distance map, which need not be finer than a gri
 
 @dataclass(frozen=True)
 class Steering:
-    """roots: (r, 2) px. attractors: (k, 2) px. away: (MAP, MAP) distance to real vessels, px."""
+    """roots: (r, 2) px. attractors: (k, 2) px. away: (MAP, MAP) distance to the
+    real vessels, px.
+    """
 
     roots: Floats
     attractors: Floats
+    piece: npt.NDArray[np.int64]
     away: Floats
     parameters: dict[str, Any]
 
@@ -42,14 +45,18 @@ def steer(
     template = templates[which]
     strength = draw(rng, real.strength)
     kept, fallen = thin_branches(template, strength, rng)
-    points = [template.points[np.repeat(kept, np.diff(template.start))]]
+    sizes = np.diff(template.start)
+    points = [template.points[np.repeat(kept, sizes)]]
+    piece = [np.repeat(template.piece[kept], sizes[kept])]
     donors = [templates[k] for k in rng.permutation(len(templates))[:3]]
     grafts = 0
     for branch in fallen:
         if rng.random() < draw(rng, real.graft):
             grafted = graft(template, branch, donors[int(rng.integers(len(donors)))], rng)
-            grafts += grafted is not None
-            points += [grafted] if grafted is not None else []
+            if grafted is not None:
+                grafts += 1
+                points.append(grafted)
+                piece.append(np.full(len(grafted), template.piece[branch]))
     move = draw_move(real, frame, rng)
     course = move_course(np.vstack(points), move, draw(rng, real.width_factor) * frame.side)
     away = _distance_map(move(template.points[:, :2]), frame)
@@ -58,6 +65,7 @@ def steer(
     return Steering(
         roots=move(template.roots),
         attractors=course,
+        piece=np.concatenate(piece),
         away=away,
         parameters={
             "template": template.name,
@@ -113,6 +121,8 @@ def graft(host: Template, branch: int, donor: Template, rng: Generator) -> Float
     turn = rng.uniform(0.85, 1.15) * np.array([[cos, -sin], [sin, cos]])
     points = np.vstack(parts)
     points[:, :2] = (points[:, :2] - points[0, :2]) @ turn.T + old[0, :2]
+    ratio = np.median(old[:, 2]) / np.median(parts[0][:, 2])  # about as wide as what fell
+    points[:, 2] *= np.clip(ratio, 0.6, 1.4)
     return points
 
 

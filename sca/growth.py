@@ -25,8 +25,11 @@ Bytes = npt.NDArray[np.uint8]
 
 MAX_CHILDREN = 8
 STUCK = 0.3
-"""A node whose next child would stand within this share of a step of its last one lets its
-attractors go: two that pull it to opposite sides would make it sprout at one spot for ever."""
+"""A node whose next child would stand within this share of a step of its last one goes for a
+single attractor instead, and where that fails too it lets its attractors go: two that pull it to
+opposite sides would make it sprout at one spot for ever."""
+WEAK = 0.1
+"""Mean pulls shorter than this cancel out."""
 
 
 @dataclass
@@ -93,8 +96,9 @@ def grow_tree(tree: Tree, attractors: Floats, blocked: Bytes, pace: Pace, seed: 
     `margin_px` away, so that a vessel can leave and come back. A third column of `attractors` is
     the radius that the vessel reaching it has at least. `seed` feeds the wobble alone.
     """
-    room = max(tree.size, min(pace.max_nodes, tree.size + _node_bound(attractors, blocked, pace)))
-    nodes = np.zeros((room, 6))
+    room = max(tree.size, min(pace.max_nodes, tree.size + node_bound(attractors, blocked, pace)))
+    nodes = np.zeros((room, 7))  # the last column: how far the attractor was that set `floor`
+    nodes[:, 6] = np.inf
     columns = (tree.x, tree.y, tree.dx, tree.dy, tree.turn, tree.floor)
     for column, values in enumerate(columns):
         nodes[: tree.size, column] = values
@@ -107,11 +111,11 @@ def grow_tree(tree: Tree, attractors: Floats, blocked: Bytes, pace: Pace, seed: 
         pace.attraction_px, pace.kill_px, pace.step_px, pace.max_iterations,
         pace.inertia, pace.lean, pace.wobble_rad, pace.wobble_memory, np.uint64(seed),
     )  # fmt: skip
-    x, y, dx, dy, turn, floor = nodes[:count].T.copy()
+    x, y, dx, dy, turn, floor, _ = nodes[:count].T.copy()
     return Tree(x, y, parent[:count].copy(), dx, dy, turn, floor, tree.loops)
 
 
-def _node_bound(attractors: Floats, blocked: Bytes, pace: Pace) -> int:
+def node_bound(attractors: Floats, blocked: Bytes, pace: Pace) -> int:
     """No more nodes than these can come: each takes an attractor or a step towards one."""
     steps = int(pace.attraction_px / max(pace.step_px, 1e-6)) + 2
     by_attractors = len(attractors) * steps + 16
@@ -169,7 +173,9 @@ def _meet(nodes, node, attractors, start, end, order, cell, columns, rows,
                 d2 = ex * ex + ey * ey
                 if d2 <= kill2:
                     nearest[a] = -2
-                    nodes[node, 5] = max(nodes[node, 5], attractors[a, 2])
+                    if d2 < nodes[node, 6]:
+                        nodes[node, 6] = d2
+                        nodes[node, 5] = attractors[a, 2]
                     end[here] -= 1
                     order[k] = order[end[here]]
                     continue
@@ -184,108 +190,141 @@ def _meet(nodes, node, attractors, start, end, order, cell, columns, rows,
 
 
 @njit(cache=True, nogil=True)
-def _heading(nodes, n, sx, sy, pulls, sprouts, inertia, lean, wobble, memory, state):
-    # type: ignore[no-untyped-def]
-    """Unit direction of the next segment from node `n`, eq. (2) and (3), and its turn."""
+def heading(nodes, n, sx, sy, pulls, sprouts, inertia, lean, turn):  # type: ignore[no-untyped-def]
+    """Unit direction of the next segment from node `n`, eq. (2) and (3), turned by `turn`.
+
+    Zero where the pulls all but cancel out.
+    """
+    ux, uy = sx / pulls, sy / pulls
+    pull = np.sqrt(ux * ux + uy * uy)
+    if pull < WEAK:
+        return 0.0, 0.0
     keep = inertia if sprouts == 0 else lean
-    ux = (1.0 - keep) * sx / pulls + keep * nodes[n, 2]
-    uy = (1.0 - keep) * sy / pulls + keep * nodes[n, 3]
+    ux = (1.0 - keep) * ux / pull + keep * nodes[n, 2]
+    uy = (1.0 - keep) * uy / pull + keep * nodes[n, 3]
     size = np.sqrt(ux * ux + uy * uy)
-    if size < 1e-9:
-        return 0.0, 0.0, 0.0, state
-    turn = 0.0
-    if wobble > 0.0:
-        state, u = _random(state)
-        turn = memory * nodes[n, 4] + wobble * (2.0 * u - 1.0)
-    cos, sin = np.cos(turn), np.sin(turn)
-    ux, uy = ux / size, uy / size
-    return ux * cos - uy * sin, ux * sin + uy * cos, turn, state
+    if size < WEAK:
+        return 0.0, 0.0
+    cos, sin = np.cos(turn) / size, np.sin(turn) / size
+    return ux * cos - uy * sin, ux * sin + uy * cos
 
 
 @njit(cache=True, nogil=True)
-def _grow(nodes, parent, count, attractors, blocked, margin, attraction, kill, step, max_iterations,
-          inertia, lean, wobble, memory, state):  # fmt: skip
+def can_stand(nodes, n, hx, hy, step, last, blocked, margin):  # type: ignore[no-untyped-def]
+    """Whether a child of `n` may stand one step along (hx, hy)."""
+    if hx == 0.0 and hy == 0.0:
+        return False
+    height, width = blocked.shape
+    x, y = nodes[n, 0] + step * hx, nodes[n, 1] + step * hy
+    if np.hypot(x - last[n, 0], y - last[n, 1]) < STUCK * step:
+        return False
+    if -0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5:
+        return blocked[int(y + 0.5), int(x + 0.5)] == 0
+    return -margin < x < width + margin and -margin < y < height + margin
+
+
+@njit(cache=True, nogil=True)
+def add_node(nodes, parent, count, n, hx, hy, turn, step, last, sprouts):
+    # type: ignore[no-untyped-def]
+    """Append a child of `n`, eq. (4)."""
+    nodes[count, 0], nodes[count, 1] = nodes[n, 0] + step * hx, nodes[n, 1] + step * hy
+    nodes[count, 2], nodes[count, 3], nodes[count, 4] = hx, hy, turn
+    last[n, 0], last[n, 1] = nodes[count, 0], nodes[count, 1]
+    parent[count] = n
+    sprouts[n] += 1
+
+
+@njit(cache=True, nogil=True)
+def _pull(nodes, attractors, nearest, waiting, waiting_count, pull, aim, touched):
+    # type: ignore[no-untyped-def]
+    """Steps 1 and 2: each waiting attractor pulls its nearest node; killed ones drop out.
+
+    pull: (n, 3) sum of unit vectors and their number. aim: (n,) one attractor of each node.
+    """
+    touched_count, kept = 0, 0
+    for w in range(waiting_count):
+        a = waiting[w]
+        n = nearest[a]
+        if n < 0:
+            continue
+        waiting[kept] = a
+        kept += 1
+        ex, ey = attractors[a, 0] - nodes[n, 0], attractors[a, 1] - nodes[n, 1]
+        size = np.sqrt(ex * ex + ey * ey)
+        if pull[n, 2] == 0.0:
+            touched[touched_count] = n
+            touched_count += 1
+            aim[n] = a
+        pull[n, 0] += ex / size
+        pull[n, 1] += ey / size
+        pull[n, 2] += 1.0
+    return kept, touched_count
+
+
+@njit(cache=True, nogil=True)
+def _release(nearest, nearest2, waiting, waiting_count, sprouts):  # type: ignore[no-untyped-def]
+    """A node that cannot sprout lets go of its attractors; a later node may claim them."""
+    kept = 0
+    for w in range(waiting_count):
+        a = waiting[w]
+        if nearest[a] >= 0 and sprouts[nearest[a]] > MAX_CHILDREN:
+            nearest[a] = -1
+            nearest2[a] = np.inf
+        else:
+            waiting[kept] = a
+            kept += 1
+    return kept
+
+
+@njit(cache=True, nogil=True)
+def _grow(nodes, parent, count, attractors, blocked, margin, attraction, kill, step,
+          max_iterations, inertia, lean, wobble, memory, state):  # fmt: skip
     # type: ignore[no-untyped-def]
     height, width = blocked.shape
-    room = len(nodes)
-    total = len(attractors)
+    room, total = len(nodes), len(attractors)
     cell = max(attraction, 1.0)
     columns, rows = int(width / cell) + 1, int(height / cell) + 1
     start, end, order = _sort_into_cells(attractors, cell, columns, rows)
-    nearest = np.full(total, -1, np.int32)
-    nearest2 = np.full(total, np.inf)
-    waiting = np.empty(total, np.int32)
-    waiting_count = 0
-    for n in range(count):
-        waiting_count = _meet(nodes, n, attractors, start, end, order, cell, columns, rows,
-                              attraction * attraction, kill * kill, nearest,
-                              nearest2, waiting, waiting_count)  # fmt: skip
-    sum_x, sum_y = np.zeros(room), np.zeros(room)
-    pulls, sprouts = np.zeros(room, np.int32), np.zeros(room, np.int32)
+    nearest, nearest2 = np.full(total, -1, np.int32), np.full(total, np.inf)
+    waiting, waiting_count = np.empty(total, np.int32), 0
+    pull, aim = np.zeros((room, 3)), np.zeros(room, np.int32)
+    touched, sprouts = np.empty(room, np.int32), np.zeros(room, np.int32)
+    last = np.full((room, 2), np.inf)
     for n in range(count):
         if parent[n] >= 0:
             sprouts[parent[n]] += 1
-    touched = np.empty(room, np.int32)
-    last = np.full((room, 2), np.inf)
+    fresh = 0
     for _ in range(max_iterations):
-        # Steps 1 and 2: each attractor pulls its nearest node; those killed meanwhile drop out.
-        touched_count, kept = 0, 0
-        for w in range(waiting_count):
-            a = waiting[w]
-            n = nearest[a]
-            if n < 0:
-                continue
-            waiting[kept] = a
-            kept += 1
-            ex, ey = attractors[a, 0] - nodes[n, 0], attractors[a, 1] - nodes[n, 1]
-            size = np.sqrt(ex * ex + ey * ey)
-            if pulls[n] == 0:
-                touched[touched_count] = n
-                touched_count += 1
-            pulls[n] += 1
-            sum_x[n] += ex / size
-            sum_y[n] += ey / size
-        waiting_count = kept
-        before = count
-        # Steps 3 to 5: one new node for each node that was pulled.
+        for n in range(fresh, count):
+            waiting_count = _meet(nodes, n, attractors, start, end, order, cell, columns, rows,
+                                  attraction * attraction, kill * kill, nearest, nearest2,
+                                  waiting, waiting_count)  # fmt: skip
+        fresh = count
+        waiting_count, touched_count = _pull(nodes, attractors, nearest, waiting, waiting_count,
+                                             pull, aim, touched)  # fmt: skip
+        if touched_count == 0:
+            return count
         for t in range(touched_count):
             n = touched[t]
-            hx, hy, turn, state = _heading(nodes, n, sum_x[n], sum_y[n], pulls[n], sprouts[n],
-                                           inertia, lean, wobble, memory, state)  # fmt: skip
-            pulls[n] = 0
-            sum_x[n] = 0.0
-            sum_y[n] = 0.0
-            qx, qy = nodes[n, 0] + step * hx, nodes[n, 1] + step * hy
-            if -0.5 <= qx < width - 0.5 and -0.5 <= qy < height - 0.5:
-                free = blocked[int(qy + 0.5), int(qx + 0.5)] == 0
-            else:
-                free = -margin < qx < width + margin and -margin < qy < height + margin
-            stuck = np.hypot(qx - last[n, 0], qy - last[n, 1]) < STUCK * step
-            if not free or stuck or (hx == 0.0 and hy == 0.0) or sprouts[n] >= MAX_CHILDREN:
+            turn = 0.0
+            if wobble > 0.0:
+                state, u = _random(state)
+                turn = memory * nodes[n, 4] + wobble * (2.0 * u - 1.0)
+            hx, hy = heading(nodes, n, pull[n, 0], pull[n, 1], pull[n, 2], sprouts[n], inertia,
+                             lean, turn)  # fmt: skip
+            pull[n] = 0.0
+            fits = can_stand(nodes, n, hx, hy, step, last, blocked, margin)
+            if not fits:  # pulled to opposite sides, or against a wall: go for one attractor
+                ex, ey = attractors[aim[n], 0] - nodes[n, 0], attractors[aim[n], 1] - nodes[n, 1]
+                size = np.sqrt(ex * ex + ey * ey)
+                hx, hy, turn = ex / size, ey / size, 0.0
+                fits = can_stand(nodes, n, hx, hy, step, last, blocked, margin)
+            if not fits or sprouts[n] >= MAX_CHILDREN:
                 sprouts[n] = MAX_CHILDREN + 1
                 continue
-            last[n, 0], last[n, 1] = qx, qy
             if count == room:
                 return count
-            nodes[count, 0], nodes[count, 1] = qx, qy
-            nodes[count, 2], nodes[count, 3], nodes[count, 4] = hx, hy, turn
-            parent[count] = n
-            sprouts[n] += 1
+            add_node(nodes, parent, count, n, hx, hy, turn, step, last, sprouts)
             count += 1
-        # A node that cannot sprout lets go of its attractors; a later node may claim them.
-        kept = 0
-        for w in range(waiting_count):
-            a = waiting[w]
-            if nearest[a] >= 0 and sprouts[nearest[a]] > MAX_CHILDREN:
-                nearest[a] = -1
-                nearest2[a] = np.inf
-                continue
-            waiting[kept] = a
-            kept += 1
-        waiting_count = kept
-        for n in range(before, count):
-            waiting_count = _meet(nodes, n, attractors, start, end, order, cell, columns, rows, attraction * attraction, kill * kill,
-                                  nearest, nearest2, waiting, waiting_count)  # fmt: skip
-        if count == before and waiting_count == 0:
-            return count
+        waiting_count = _release(nearest, nearest2, waiting, waiting_count, sprouts)
     return count

@@ -30,30 +30,30 @@ class Curve:
 
 
 def lay_guides(
-    growth: Growth, places: dict[str, Floats], frame: Frame, rng: Generator
+    growth: Growth, variant: str, places: dict[str, Floats], frame: Frame, rng: Generator
 ) -> list[Curve]:
-    """Lay out every guide that this mask gets."""
+    """Lay out every guide that a mask of `variant` gets."""
     curves: list[Curve] = []
-    previous: Floats | None = None
+    stem: Curve | None = None  # the last curve that later ones may branch off
     for guide in growth.guides:
-        present = rng.random() < guide.probability
-        if not present:
-            previous = None if not guide.follow else previous
+        if guide.variant not in {"", variant}:
             continue
-        if guide.kind == "spline":
-            if guide.follow and previous is None:
-                continue
-            points = _spline(guide, places, frame, rng, previous)
-            previous = points if not guide.follow else previous
-            curves.append(_curve(guide, points, frame, rng))
+        if rng.random() >= guide.probability or (guide.follow and stem is None):
+            stem = stem if guide.follow else None
+        elif guide.kind == "fan":
+            curves += _fan(guide, growth, places, frame, rng)
+        elif guide.kind == "inward":
+            curves += _inward(guide, growth, places, frame, rng)
         else:
-            lay = _fan if guide.kind == "fan" else _inward
-            curves += lay(guide, growth, places, frame, rng)
+            points = _spline(guide, places, frame, rng, stem)
+            rooted = stem is None or not guide.follow or guide.tree != stem.tree
+            curves.append(_curve(guide, points, frame, rng, rooted))
+            stem = stem if guide.follow else curves[-1]
     return curves
 
 
 def _spline(
-    guide: Guide, places: dict[str, Floats], frame: Frame, rng: Generator, previous: Floats | None
+    guide: Guide, places: dict[str, Floats], frame: Frame, rng: Generator, stem: Curve | None
 ) -> Floats:
     origin = places[guide.origin] if guide.origin else np.array([0.0, 0.0])
     toward = places[guide.toward] if guide.toward else origin + np.array([1.0, 0.0])
@@ -66,18 +66,20 @@ def _spline(
     control = control + scatter
     unit = origin + control[:, :1] * u + control[:, 1:] * v
     points = frame.to_px(unit)
-    if previous is not None and guide.follow:
-        start = previous[int(draw(rng, guide.branch_at) * (len(previous) - 1))]
+    if stem is not None and guide.follow:
+        start = stem.course[int(draw(rng, guide.branch_at) * (SAMPLES - 1)), :2]
         points = np.vstack([start, points[1:]])
     curve = catmull_rom(points, SAMPLES)
     curve = _cut(curve, draw(rng, guide.reach))
     return _wave(curve, guide, frame, rng)
 
 
-def _curve(guide: Guide, points: Floats, frame: Frame, rng: Generator) -> Curve:
+def _curve(
+    guide: Guide, points: Floats, frame: Frame, rng: Generator, rooted: bool = True
+) -> Curve:
     """Give the curve its least radius: that of its end."""
     radius = np.full((len(points), 1), draw(rng, guide.end_radius_px) * frame.scale)
-    return Curve(guide.tree, np.hstack([points, radius]), rooted=not guide.follow)
+    return Curve(guide.tree, np.hstack([points, radius]), rooted)
 
 
 def _fan(

@@ -69,6 +69,8 @@ class Guide:
     """
 
     kind: Literal["spline", "fan", "inward"]
+    variant: str = ""
+    """Only in masks of this variant (left or right coronary tree); empty: in all."""
     tree: str = "all"
     """Trees do not see each other while trunks grow, so their vessels may cross."""
     probability: Share = 1.0
@@ -210,6 +212,8 @@ class Growth:
     roots: tuple[str, ...] = ()
     """Points that start a tree without any guide."""
     guides: tuple[Guide, ...] = ()
+    variants: dict[str, Annotated[float, Ge(0)]] = field(default_factory=dict)
+    """Weights of the variants, of which each mask is one; empty: there is one kind only."""
     trunk: Stage = Stage(attraction_px=12.0, kill_px=4.0, step_px=4.0)
     """The round in which guides are followed; its cell_px is the attractors' spacing there."""
     stages: Annotated[tuple[Stage, ...], MinLen(0)] = ()
@@ -244,6 +248,8 @@ def _unknown_points(growth: Growth) -> list[str]:
     uses += [("roots", root) for root in growth.roots]
     for i, guide in enumerate(growth.guides):
         uses += [(f"guides.{i}.origin", guide.origin), (f"guides.{i}.toward", guide.toward)]
+        if guide.variant and guide.variant not in growth.variants:
+            wrong.append(f"guides.{i}.variant names `{guide.variant}`, which has no weight")
         if guide.kind == "spline" and len(guide.through) < 2:
             wrong.append(f"guides.{i}.through needs 2 points or more")
     uses += [(f"stages.{i}.within", s.within) for i, s in enumerate(growth.stages)]

@@ -60,6 +60,14 @@ def draw_points(growth: Growth, rng: Generator) -> dict[str, Floats]:
     return places
 
 
+def draw_variant(growth: Growth, rng: Generator) -> str:
+    """Return the variant that this mask is of, or nothing where there is one kind only."""
+    if not growth.variants:
+        return ""
+    weights = np.array(list(growth.variants.values()))
+    return list(growth.variants)[int(rng.choice(len(weights), p=weights / weights.sum()))]
+
+
 def draw_pace(stage: Stage, growth: Growth, rng: Generator, scale: float) -> Pace:
     """Return the pace of one round in pixels of this image."""
     return Pace(

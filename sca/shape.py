@@ -15,6 +15,9 @@ from numba import njit
 from .growth import Floats, Ints, Tree
 
 
+WIDTH_ROUNDS = 12  # widths measured on real masks jump by a pixel; this evens some ten nodes
+
+
 @dataclass
 class Vessels:
     """A tree with a width at each node.
@@ -39,6 +42,8 @@ class Calibre:
     exponent: float = 2.5
     taper_per_px: float = 0.01
     max_radius_px: float = 8.0
+    pinned: bool = False
+    """Known widths (`Tree.floor`) are the widths, not only the least ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +66,8 @@ def shape_vessels(tree: Tree, calibre: Calibre, finish: Finish) -> Vessels:
         tree.loops = np.concatenate([tree.loops, tips])
     flow, main, _ = _flow_of(tree, calibre)
     radius = _radius(flow, calibre)
+    if calibre.pinned:
+        radius, _ = _smooth(radius, radius, tree.parent, main, WIDTH_ROUNDS)
     x, y = _smooth(tree.x, tree.y, tree.parent, main, finish.smooth_rounds)
     return Vessels(x, y, radius, tree.parent, main, tree.loops)
 
@@ -69,7 +76,7 @@ def _flow_of(tree: Tree, calibre: Calibre) -> tuple[Floats, Ints, Floats]:
     """Flow in tips; a vessel of known least width carries the flow of that width at least."""
     least = (tree.floor / calibre.tip_radius_px) ** calibre.exponent
     found: tuple[Floats, Ints, Floats] = _flow(
-        tree.parent, tree.x, tree.y, least, calibre.taper_per_px
+        tree.parent, tree.x, tree.y, least, calibre.pinned, calibre.taper_per_px
     )
     return found
 
@@ -77,12 +84,14 @@ def _flow_of(tree: Tree, calibre: Calibre) -> tuple[Floats, Ints, Floats]:
 def _radius(flow: Floats, calibre: Calibre) -> Floats:
     """Murray: r = tip · flow^(1/e); bent smoothly under the widest radius of the modality."""
     free: Floats = calibre.tip_radius_px * flow ** (1.0 / calibre.exponent)
+    if calibre.pinned:
+        return free
     bent: Floats = free / (1.0 + (free / calibre.max_radius_px) ** 4) ** 0.25
     return bent
 
 
 @njit(cache=True, nogil=True)
-def _flow(parent, x, y, least, taper):  # type: ignore[no-untyped-def]
+def _flow(parent, x, y, least, pinned, taper):  # type: ignore[no-untyped-def]
     """Flow, main child and length of the longest way below each node, from the tips up."""
     count = len(parent)
     flow = np.zeros(count)
@@ -92,7 +101,8 @@ def _flow(parent, x, y, least, taper):  # type: ignore[no-untyped-def]
     for n in range(count - 1, -1, -1):
         if main[n] < 0:
             flow[n] = 1.0
-        flow[n] = max(flow[n], least[n])
+        if least[n] > flow[n] or (pinned and least[n] > 0.0):
+            flow[n] = least[n]
         p = parent[n]
         if p < 0:
             continue

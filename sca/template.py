@@ -31,7 +31,7 @@ class Template:
     points: (p, 3) unit coordinates and radius in sides, each branch from its root's side outwards,
     `SPACING_PX` apart. start: (b + 1,) first point of each branch. parent: (b,) the branch that
     one hangs on, -1 at a root. length: (b,) sides. below: (b,) length of it and all that hangs on
-    it. roots: (r, 2).
+    it. piece: (b,) the connected piece it is part of. roots: (r, 2), one a piece.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Template:
     parent: Indices
     length: Floats
     below: Floats
+    piece: Indices
     roots: Floats
 
     @property
@@ -72,6 +73,7 @@ def trace_template(
     hub = _hub(graph, frame) if rooting == "hub" else None
     branches: list[Floats] = []
     parents: list[int] = []
+    pieces: list[int] = []
     roots: list[Floats] = []
     for piece in _pieces(ends, graph.branch_count):
         if graph.lengths[piece].sum() < min_component_px * frame.scale:
@@ -79,12 +81,14 @@ def trace_template(
         node = _choose_root(graph, piece, ends, frame, rooting, hub)
         roots.append(_position(graph, piece, ends, node))
         _hang(graph, piece, ends, node, branches, parents)
-    return _assemble(name, branches, parents, roots, frame)
+        pieces += [len(roots) - 1] * (len(branches) - len(pieces))
+    return _assemble(name, branches, parents, pieces, roots, frame)
 
 
 def _assemble(
-    name: str, branches: list[Floats], parents: list[int], roots: list[Floats], frame: Frame
-) -> Template:
+    name: str, branches: list[Floats], parents: list[int], pieces: list[int],
+    roots: list[Floats], frame: Frame,
+) -> Template:  # fmt: skip
     """Bring pixels to unit coordinates, and every branch to the same spacing."""
     centre = np.array([(frame.width - 1) / 2, (frame.height - 1) / 2])
     even = [_spaced(points, SPACING_PX * frame.scale) for points in branches]
@@ -102,6 +106,7 @@ def _assemble(
         parent=parent,
         length=length,
         below=below,
+        piece=np.array(pieces, np.int64),
         roots=(np.array(roots).reshape(-1, 2) - centre) / frame.side + 0.5,
     )
 
@@ -142,7 +147,9 @@ def _pieces(ends: Indices, count: int) -> list[Indices]:
 
 def _points(graph: SkeletonGraph, branch: int) -> Floats:
     span = slice(graph.offsets[branch], graph.offsets[branch + 1])
-    return np.stack([graph.columns[span], graph.rows[span], graph.radii[span]], axis=1)
+    # On the axis of a vessel w pixels wide the distance transform is w / 2 (even) or (w + 1) / 2.
+    radii = np.maximum(graph.radii[span] - 0.25, 0.4)
+    return np.stack([graph.columns[span], graph.rows[span], radii], axis=1)
 
 
 def _hub(graph: SkeletonGraph, frame: Frame) -> Floats:
