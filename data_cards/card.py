@@ -5,6 +5,7 @@ In: a YAML file of `cards/`. Out: a checked `DataCard`.
 
 from __future__ import annotations
 
+import difflib
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -38,8 +39,8 @@ class UniVG58K:
 class Group:
     """One group of files in the provider's layout, as patterns below the provider's root.
 
-    A pattern is a glob (`**` allowed) matched without regard to letter case. Stems are paired after
-    the suffixes are stripped.
+    A pattern is a glob (`**`, `*`, `?`, `[0-9]`) matched without regard to letter case
+    against the whole path below the root. Stems are paired after the suffixes are stripped.
     """
 
     name: str = ""
@@ -57,6 +58,9 @@ class Group:
     """The provider draws vessels dark on white."""
     unlabelled_ok: bool = False
     """Images of this group may lack a mask (they serve for pretraining)."""
+    pretraining: bool = False
+    """Optional; read by `univg data build` only: these images may enter the pretraining set. A
+    group without it is never taken, so a set that is used for tests cannot leak by omission."""
 
 
 @settings
@@ -70,7 +74,7 @@ class DataCard:
     task: str = ""
     """What the labels show ("vessel segmentation", "optic disc and cup", …)."""
     images: Count | None = None
-    """How many images the provider hands out."""
+    """How many images the provider hands out: those that the layout reads, where there is one."""
     resolution_px: tuple[str, ...] = ()
     """As WIDTHxHEIGHT."""
     licence: str
@@ -80,6 +84,9 @@ class DataCard:
     citation: str
     labels: str = ""
     """What the label values mean, in words."""
+    patient: str = ""
+    """Optional: a regular expression whose one group finds the patient in a provider's stem, for
+    `univg data split --group-by`; empty where names do not tell, or each patient gave one image."""
     notes: str = ""
     univg58k: UniVG58K | None = None
     """Absent for data sets that are not part of UniVG-58K."""
@@ -90,17 +97,20 @@ class DataCard:
 @cache
 def load_cards() -> dict[str, DataCard]:
     """Return every card by name, in alphabetical order."""
-    cards = [read_settings(DataCard, path) for path in sorted(CARD_FOLDER.glob("*.yaml"))]
-    return {card.name: card for card in cards}
+    cards = [read_settings(DataCard, path) for path in CARD_FOLDER.glob("*.yaml")]
+    return {card.name: card for card in sorted(cards, key=lambda card: card.name)}
 
 
 def find_card(name: str) -> DataCard:
     """Return the card called `name`; letter case, `-` and `_` do not matter."""
-    by_key = {_key(known): card for known, card in load_cards().items()}
-    if _key(name) not in by_key:
-        raise DataError(f"`{name}` has no data card; `univg data list` names those there are")
-    return by_key[_key(name)]
+    by_key = {name_key(known): card for known, card in load_cards().items()}
+    if name_key(name) not in by_key:
+        near = difflib.get_close_matches(name_key(name), list(by_key), n=1)
+        hint = f"did you mean `{by_key[near[0]].name}`? " if near else ""
+        raise DataError(f"`{name}` has no data card; {hint}`univg data list` names those there are")
+    return by_key[name_key(name)]
 
 
-def _key(name: str) -> str:
+def name_key(name: str) -> str:
+    """Return `name` without what people spell differently: letter case, `-`, `_`, spaces."""
     return name.lower().replace("_", "").replace("-", "").replace(" ", "")

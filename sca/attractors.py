@@ -9,8 +9,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .guides import arc_length, resample
 from .growth import Bytes
+from .guides import arc_length, resample
 from .sampling import Floats, Frame, Generator
 
 
@@ -26,7 +26,8 @@ def jittered_grid(frame: Frame, cell_px: float, rng: Generator) -> Floats:
     at = rng.random((rows, columns, 2))
     at[..., 0] += np.arange(columns)
     at[..., 1] += np.arange(rows)[:, None]
-    return (at * [frame.width / columns, frame.height / rows] - 0.5).reshape(-1, 2)
+    placed: Floats = at * [frame.width / columns, frame.height / rows] - 0.5
+    return placed.reshape(-1, 2)
 
 
 def thin_out(
@@ -51,11 +52,12 @@ def outside(points: Floats, blocked: Bytes, margin_px: float = 0.0) -> Floats:
     column = np.clip(np.floor(x + 0.5).astype(int), 0, width - 1)
     row = np.clip(np.floor(y + 0.5).astype(int), 0, height - 1)
     inside = (np.abs(x - column) <= 0.5) & (np.abs(y - row) <= 0.5)
-    return points[near & (~inside | (blocked[row, column] == 0))]
+    kept: Floats = points[near & (~inside | (blocked[row, column] == 0))]
+    return kept
 
 
 def along(curve: Floats, spacing_px: float, jitter_px: float, rng: Generator) -> Floats:
-    """Attractors along `curve` (k, 2 or 3), `spacing_px` apart, scattered by `jitter_px` about it."""
+    """Attractors along `curve` (k, 2 or 3), `spacing_px` apart, scattered by `jitter_px`."""
     length = arc_length(curve)[-1]
     count = max(2, int(length / spacing_px) + 1)
     points = resample(curve, np.linspace(0, length, count))

@@ -68,7 +68,8 @@ def grow_mask(
     canvas = np.zeros((height, width), np.uint8)
     calibre = draw_calibre(growth, rng, frame.scale)
     calibre = replace(calibre, pinned=steering is not None)
-    finish = draw_finish(growth, rng, frame.scale)
+    course = growth.course if steering is None else growth.real.course or growth.course
+    finish = draw_finish(course, rng, frame.scale)
     nodes = 0
     for tree in trees.values():
         vessels = shape_vessels(tree, calibre, finish)
@@ -169,7 +170,8 @@ def fill(
         points = place.jittered_grid(frame, cell, rng)
     else:
         points = place.scattered(frame, round(frame.height * frame.width / cell**2), rng)
-    points = place.thin_out(points, draw(rng, stage.keep), draw(rng, stage.patchiness), frame, rng)
+    keep = draw(rng, stage.keep) * (growth.real.fill if steering is not None else 1.0)
+    points = place.thin_out(points, keep, draw(rng, stage.patchiness), frame, rng)
     points = place.outside(points, blocked)
     if steering is not None:
         away = distance_at(steering.away, points, frame)

@@ -143,6 +143,8 @@ class Move:
 
     def __call__(self, unit: Floats) -> Floats:
         """Map unit coordinates (k, 2) to pixels."""
+        if not len(unit):  # nothing of the real mask was kept; OpenCV refuses empty maps
+            return np.zeros((0, 2))
         moved = (unit - 0.5) @ self.matrix.T + 0.5
         px = self.frame.to_px(moved) + self.shift
         x = np.clip(moved[:, 0], 0, 1) * (MAP_SIDE - 1)
@@ -166,7 +168,7 @@ def draw_move(real: Conditioning, frame: Frame, rng: Generator) -> Move:
     shift = rng.uniform(-1, 1, 2) * draw(rng, real.shift_px) * frame.scale
     amplitude = draw(rng, real.warp_px) * frame.scale
     coarse = rng.uniform(-1, 1, (5, 5, 2)).astype(np.float32) * np.float32(amplitude)
-    warp = cv2.resize(coarse, (MAP_SIDE, MAP_SIDE), interpolation=cv2.INTER_CUBIC)
+    warp: npt.NDArray[Any] = cv2.resize(coarse, (MAP_SIDE, MAP_SIDE), interpolation=cv2.INTER_CUBIC)
     return Move(zoom * turn @ np.diag([mirror, flip]), shift, warp, frame)
 
 
@@ -176,7 +178,7 @@ def _distance_map(points: Floats, frame: Frame) -> Floats:
     inside = ((cells >= 0) & (cells < MAP_SIDE)).all(axis=1)
     column, row = cells[inside].astype(int).T
     free[row, column] = 0
-    distance = cv2.distanceTransform(free, cv2.DIST_L2, 3)
+    distance = cv2.distanceTransform(free, cv2.DIST_L2, 3).astype(np.float64)
     scaled: Floats = distance * (frame.side / MAP_SIDE)
     return scaled
 

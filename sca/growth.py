@@ -89,7 +89,7 @@ class Pace:
 
 
 def grow_tree(tree: Tree, attractors: Floats, blocked: Bytes, pace: Pace, seed: int) -> Tree:
-    """Grow `tree` towards `attractors` (k, 2 or 3) until one of the stop rules of equation (7) holds.
+    """Grow `tree` towards `attractors` (k, 2 or 3) until a stop rule of equation (7) holds.
 
     The rules: no attractor within reach is left, `max_nodes` nodes, `max_iterations` rounds.
     `blocked` (H, W) is non-zero where no node may stand; beyond the image nodes may stand up to
@@ -155,9 +155,9 @@ def _sort_into_cells(points, cell, columns, rows):  # type: ignore[no-untyped-de
 
 
 @njit(cache=True, nogil=True)
-def _meet(nodes, node, attractors, start, end, order, cell, columns, rows,
-          attraction2, kill2, nearest, nearest2, waiting, waiting_count):  # fmt: skip
-    # type: ignore[no-untyped-def]
+def _meet(  # type: ignore[no-untyped-def]
+    nodes, node, attractors, start, end, order, cell, columns, rows, attraction2, kill2, nearest, nearest2, waiting, waiting_count,
+):  # fmt: skip
     """Let a new node kill (eq. 5, 6) and claim (step 1) the attractors in its nine cells."""
     px, py = nodes[node, 0], nodes[node, 1]
     column = min(columns - 1, max(0, int(px / cell)))
@@ -224,8 +224,18 @@ def can_stand(nodes, n, hx, hy, step, last, blocked, margin):  # type: ignore[no
 
 
 @njit(cache=True, nogil=True)
-def add_node(nodes, parent, count, n, hx, hy, turn, step, last, sprouts):
-    # type: ignore[no-untyped-def]
+def add_node(  # type: ignore[no-untyped-def]
+    nodes,
+    parent,
+    count,
+    n,
+    hx,
+    hy,
+    turn,
+    step,
+    last,
+    sprouts,
+):
     """Append a child of `n`, eq. (4)."""
     nodes[count, 0], nodes[count, 1] = nodes[n, 0] + step * hx, nodes[n, 1] + step * hy
     nodes[count, 2], nodes[count, 3], nodes[count, 4] = hx, hy, turn
@@ -235,8 +245,16 @@ def add_node(nodes, parent, count, n, hx, hy, turn, step, last, sprouts):
 
 
 @njit(cache=True, nogil=True)
-def _pull(nodes, attractors, nearest, waiting, waiting_count, pull, aim, touched):
-    # type: ignore[no-untyped-def]
+def _pull(  # type: ignore[no-untyped-def]
+    nodes,
+    attractors,
+    nearest,
+    waiting,
+    waiting_count,
+    pull,
+    aim,
+    touched,
+):
     """Steps 1 and 2: each waiting attractor pulls its nearest node; killed ones drop out.
 
     pull: (n, 3) sum of unit vectors and their number. aim: (n,) one attractor of each node.
@@ -277,9 +295,9 @@ def _release(nearest, nearest2, waiting, waiting_count, sprouts):  # type: ignor
 
 
 @njit(cache=True, nogil=True)
-def _grow(nodes, parent, count, attractors, blocked, margin, attraction, kill, step,
-          max_iterations, inertia, lean, wobble, memory, state):  # fmt: skip
-    # type: ignore[no-untyped-def]
+def _grow(  # type: ignore[no-untyped-def]
+    nodes, parent, count, attractors, blocked, margin, attraction, kill, step, max_iterations, inertia, lean, wobble, memory, state,
+):  # fmt: skip
     height, width = blocked.shape
     room, total = len(nodes), len(attractors)
     cell = max(attraction, 1.0)

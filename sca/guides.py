@@ -41,7 +41,7 @@ def lay_guides(
         if rng.random() >= guide.probability or (guide.follow and stem is None):
             stem = stem if guide.follow else None
         elif guide.kind == "fan":
-            curves += _fan(guide, growth, places, frame, rng)
+            curves += _fan(guide, places, frame, rng)
         elif guide.kind == "inward":
             curves += _inward(guide, growth, places, frame, rng)
         else:
@@ -82,9 +82,7 @@ def _curve(
     return Curve(guide.tree, np.hstack([points, radius]), rooted)
 
 
-def _fan(
-    guide: Guide, growth: Growth, places: dict[str, Floats], frame: Frame, rng: Generator
-) -> list[Curve]:
+def _fan(guide: Guide, places: dict[str, Floats], frame: Frame, rng: Generator) -> list[Curve]:
     root = places[guide.origin] if guide.origin else np.array([0.5, 0.5])
     ahead = places[guide.toward] - root if guide.toward else np.array([1.0, 0.0])
     zero = np.arctan2(ahead[1], ahead[0])
@@ -142,7 +140,8 @@ def _arc(start: Floats, angle: float, length: float, bend: float) -> Floats:
     each = length / (SAMPLES - 1)
     x = np.concatenate([[0.0], np.cumsum(np.cos(angles[:-1]) * each)])
     y = np.concatenate([[0.0], np.cumsum(np.sin(angles[:-1]) * each)])
-    return start + np.stack([x, y], axis=1)
+    points: Floats = start + np.stack([x, y], axis=1)
+    return points
 
 
 def catmull_rom(points: Floats, samples: int) -> Floats:
@@ -191,4 +190,5 @@ def _wave(curve: Floats, guide: Guide, frame: Frame, rng: Generator) -> Floats:
     course = np.gradient(curve, axis=0)
     course /= np.maximum(np.hypot(course[:, 0], course[:, 1]), 1e-9)[:, None]
     across = np.stack([-course[:, 1], course[:, 0]], axis=1)
-    return curve + (amplitude * swing * rise)[:, None] * across
+    waved: Floats = curve + (amplitude * swing * rise)[:, None] * across
+    return waved

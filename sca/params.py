@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 
-
 from univg.config import from_plain, settings
 from univg.errors import ConfigError
 from univg.modalities import Modality
@@ -185,10 +184,10 @@ class Conditioning:
     """Top and bottom may be swapped."""
     quarter_turns: bool = False
     """Quarter turns may be applied."""
-    attraction_px: PositiveSpan = 9.0
+    attraction_px: PositiveSpan = 7.0
     kill_px: PositiveSpan = 3.0
-    step_px: PositiveSpan = 4.0
-    jitter_px: NotNegativeSpan = 0.5
+    step_px: PositiveSpan = 3.0
+    jitter_px: NotNegativeSpan = 0.3
     """Scatter of the attractors about the real centreline."""
     roots: Literal["hub", "border", "thick"] = "thick"
     """Where real vessels start: where they converge, at the image's border, at the thick end."""
@@ -196,9 +195,13 @@ class Conditioning:
     """No attractor of the grid nearer than this to a real vessel,"""
     far_px: NotNegativeSpan = 45.0
     """nor further than this: the voids of the real masks stay void."""
+    fill: Annotated[float, Ge(0), Le(4)] = 0.5
+    """The shares of grid cells that the rounds keep, times this: real courses fill much already."""
+    course: Course | None = None
+    """What is cut, joined and smoothed when real masks steer; none: as without."""
     width_factor: NotNegativeSpan = 1.0
     """A vessel on a real course is at least so much of the real width wide; 0: Murray alone."""
-    min_component_px: NotNegativeSpan = 16.0
+    min_component_px: Annotated[float, Ge(0)] = 16.0
     """Real vessel pieces shorter than this are left out."""
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .growth import Pace
-from .params import REFERENCE_SIDE_PX, Growth, Span, Stage
+from .params import REFERENCE_SIDE_PX, Course, Growth, Span, Stage
 from .shape import Calibre, Finish
 
 Generator = np.random.Generator
@@ -95,9 +95,8 @@ def draw_calibre(growth: Growth, rng: Generator, scale: float) -> Calibre:
     )
 
 
-def draw_finish(growth: Growth, rng: Generator, scale: float) -> Finish:
+def draw_finish(course: Course, rng: Generator, scale: float) -> Finish:
     """Return the finish in pixels of this image."""
-    course = growth.course
     return Finish(
         stub_px=draw(rng, course.stub_px) * scale,
         join_px=draw(rng, course.join_px) * scale,

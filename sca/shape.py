@@ -14,7 +14,6 @@ from numba import njit
 
 from .growth import Floats, Ints, Tree
 
-
 WIDTH_ROUNDS = 12  # widths measured on real masks jump by a pixel; this evens some ten nodes
 
 

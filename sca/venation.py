@@ -44,9 +44,9 @@ def grow_closed(tree: Tree, attractors: Floats, blocked: Bytes, pace: Pace, seed
 
 
 @njit(cache=True, nogil=True)
-def _relative_neighbours(sx, sy, nodes, head, following, cell, columns, rows, attraction2, found,
-                         found2):  # fmt: skip
-    # type: ignore[no-untyped-def]
+def _relative_neighbours(  # type: ignore[no-untyped-def]
+    sx, sy, nodes, head, following, cell, columns, rows, attraction2, found, found2,
+):  # fmt: skip
     """Fill `found` with the relative neighbours of (sx, sy), nearest first; return how many."""
     column = min(columns - 1, max(0, int(sx / cell)))
     row = min(rows - 1, max(0, int(sy / cell)))
@@ -107,9 +107,9 @@ def _enter(nodes, n, head, following, cell, columns, rows):  # type: ignore[no-u
 
 
 @njit(cache=True, nogil=True)
-def _grow_closed(nodes, parent, count, attractors, blocked, margin, attraction, kill, step,
-                 max_iterations, inertia, lean):  # fmt: skip
-    # type: ignore[no-untyped-def]
+def _grow_closed(  # type: ignore[no-untyped-def]
+    nodes, parent, count, attractors, blocked, margin, attraction, kill, step, max_iterations, inertia, lean,
+):  # fmt: skip
     height, width = blocked.shape
     room = len(nodes)
     cell = max(attraction, 1.0)

@@ -101,7 +101,7 @@ def _finished(folder: Path) -> dict[int, dict[str, Any]]:
 
 def _is_whole(folder: Path, row: dict[str, Any]) -> bool:
     path = folder / row["mask"]
-    return path.is_file() and sha256_of_file(path) == row["sha256"]
+    return path.is_file() and sha256_of_file(path) == str(row["sha256"])
 
 
 def _restore(

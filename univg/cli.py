@@ -31,20 +31,23 @@ class Command:
     run_name: str = "run"
 
 
+CARDS = "univg.data_cards"
 COMMANDS: dict[str, Command] = {
     "sca synth": Command("univg.sca.synth", "Synth", "synthesize vessel masks of a modality"),
-    "sca fit": Command("univg.sca.fit", "Fit", "find a modality card for a handful of real masks"),
-    "sca score": Command("univg.sca.score", "Score", "measure how far synthetic masks are from real"),
+    "sca fit": Command("univg.sca.fit", "Fit", "find the card of a modality from a few real masks"),
+    "sca score": Command("univg.sca.score", "Score", "how far synthetic masks are from real ones"),
     "sca show": Command("univg.sca.show", "Show", "contact sheet, real masks beside synthetic"),
     "sca murray": Command("univg.sca.murray", "Murray", "compliance of masks with Murray's law"),
-    "data list": Command("univg.data_cards.commands", "List", "the data sets that have a card", "run_list"),
-    "data show": Command("univg.data_cards.commands", "Show", "one data card: numbers, terms, where to get it", "run_show"),
-    "data prepare": Command("univg.data_cards.prepare", "Prepare", "turn a provider's files into images/ and masks/"),
-    "data check": Command("univg.data_cards.check", "Check", "find what is wrong with a folder of pairs"),
-    "data split": Command("univg.data_cards.split", "Split", "draw shots and test lists"),
-    "data build": Command("univg.data_cards.build", "Build", "build the unlabelled pretraining set"),
+    "data list": Command(f"{CARDS}.commands", "List", "the data sets that have a card", "run_list"),
+    "data show": Command(
+        f"{CARDS}.commands", "Show", "one card: numbers, terms, source", "run_show"
+    ),
+    "data prepare": Command(f"{CARDS}.prepare", "Prepare", "a provider's files to images/, masks/"),
+    "data check": Command(f"{CARDS}.check", "Check", "find what is wrong with a folder of pairs"),
+    "data split": Command(f"{CARDS}.split", "Split", "draw shots and test lists"),
+    "data build": Command(f"{CARDS}.build", "Build", "build the unlabelled pretraining set"),
     "demo": Command("univg.demo", "Demo", "masks of five modalities, scored, as one HTML page"),
-}  # fmt: skip
+}
 
 GROUPS = {
     "sca": "masks by space colonization",
@@ -147,6 +150,6 @@ def overview(group: str = "") -> str:
         "univg COMMAND --config FILE  settings from YAML; the command line overrides them",
         "univg COMMAND --print-config the resolved settings as YAML",
         "univg COMMAND --dry-run      the plan; nothing is written",
-        "univg --completion SHELL     a completion script for bash, zsh or tcsh",
+        "univg --completion SHELL     a completion script for bash, zsh, fish or tcsh",
     ]
     return "\n".join(lines)

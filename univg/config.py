@@ -114,7 +114,7 @@ def parse(cls: type[Any], words: Sequence[str], prog: str) -> Invocation:
     line = dataclasses.make_dataclass(
         cls.__name__,
         [
-            ("settings", tyro.conf.OmitArgPrefixes[cls], _nested_default(defaults)),
+            ("settings", _flat(cls), _nested_default(defaults)),
             ("config", _ConfigFile, None),
             ("print_config", _PrintConfig, False),
             ("dry_run", _DryRun, False),
@@ -124,6 +124,11 @@ def parse(cls: type[Any], words: Sequence[str], prog: str) -> Invocation:
     line.__doc__ = cls.__doc__
     parsed = _run_tyro(line, words, prog)
     return Invocation(check(parsed.settings), parsed.print_config, parsed.dry_run)
+
+
+def _flat(cls: Any) -> Any:
+    """Its options stand on the command line under their own names."""
+    return tyro.conf.OmitArgPrefixes[cls]  # type: ignore[misc]
 
 
 def _nested_default(defaults: Any) -> Any:

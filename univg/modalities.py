@@ -2,7 +2,7 @@
 
 In: a name (`fundus`, `octa`, `oct`, `coronary`, `brain`) or the path of a card. Out: a `Modality`.
 The card's `sca` section is handed on as it is; the mask synthesizer reads and checks it. A new
-modality needs a new YAML file and no code: copy a card that ships, or let `univg sca fit` write one.
+modality needs a new YAML file and no code: copy a card that ships, or let `univg sca fit` write it.
 """
 
 from __future__ import annotations

@@ -23,6 +23,49 @@ Result = TypeVar("Result")
 WATCH_EVERY_S = 0.2
 
 
+class Workers:
+    """Processes that were each prepared once, by `prepare(*context)`; use as a context manager.
+
+    With one worker all happens in this process.
+    """
+
+    def __init__(
+        self, count: int, prepare: Callable[..., None], context: tuple[Any, ...] = ()
+    ) -> None:
+        self.count = count
+        self._pool: ProcessPoolExecutor | None = None
+        if count <= 1:
+            prepare(*context)
+        else:
+            spawn = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(count, spawn, _begin, (os.getpid(), prepare, context))
+
+    def map_in_order(
+        self, work: Callable[[Item], Result], items: Iterable[Item]
+    ) -> Iterator[Result]:
+        """Yield `work(item)` for each item, in order.
+
+        Few items are under way at a time, so memory does not grow with their number.
+        """
+        if self._pool is None:
+            yield from map(work, items)
+            return
+        pending: collections.deque[Future[Result]] = collections.deque()
+        for item in items:
+            pending.append(self._pool.submit(work, item))
+            if len(pending) > 2 * self.count:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+
 def map_in_order(
     work: Callable[[Item], Result],
     items: Iterable[Item],
@@ -30,28 +73,9 @@ def map_in_order(
     prepare: Callable[..., None],
     context: tuple[Any, ...] = (),
 ) -> Iterator[Result]:
-    """Yield `work(item)` for each item, in order; `prepare(*context)` runs once in each worker.
-
-    With one worker all happens in this process. Few items are under way at a time, so memory does
-    not grow with their number.
-    """
-    if workers <= 1:
-        prepare(*context)
-        for item in items:
-            yield work(item)
-        return
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, spawn, _begin, (os.getpid(), prepare, context))
-    pending: collections.deque[Future[Result]] = collections.deque()
-    try:
-        for item in items:
-            pending.append(pool.submit(work, item))
-            if len(pending) > 2 * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    """Yield `work(item)` for each item, in order; `prepare(*context)` runs once in each worker."""
+    with Workers(workers, prepare, context) as pool:
+        yield from pool.map_in_order(work, items)
 
 
 def _begin(parent: int, prepare: Callable[..., None], context: tuple[Any, ...]) -> None:

@@ -1,0 +1,218 @@
+"""`univg demo`: masks of all modalities, measured, in one self-contained HTML page.
+
+In: a count, a seed, a folder. Out: FOLDER/index.html and, below FOLDER/runs/, the masks it shows.
+Run again, it goes on where it stopped and gives the same page; other settings or other modality
+cards get a run folder of their own, so nothing is ever deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Ge, Le
+
+from univg.config import settings
+from univg.files import make_folder, sha256_hex, write_atomic
+from univg.modalities import find_modality, modality_names
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from univg.demo_page import Facts, SetFacts
+
+SIZE_PX = 512
+SHOTS = 5
+SHOT_MODALITY = "fundus"
+PAGE_NAME = "index.html"
+
+
+@settings
+class Demo:
+    """Synthesize masks of every modality, measure them, and show both on one HTML page."""
+
+    out: Path = Path("demo")
+    """Folder to write; the page is OUT/index.html."""
+    count: Annotated[int, Ge(10), Le(10_000)] = 60
+    """Masks of each modality."""
+    seed: Annotated[int, Ge(0), Le(2**63 - 1)] = 0
+    """Seed of the run."""
+    workers: Annotated[int, Ge(1), Le(256)] = max(1, min(8, os.cpu_count() or 1))
+    """Processes; changes nothing on the page but the times."""
+
+
+def plan(settings: Demo) -> str:
+    """Say what would be written."""
+    names = modality_names()
+    total = settings.count * (len(names) + 1)
+    return (
+        f"Would write {settings.out / PAGE_NAME} and {total} masks below {settings.out / 'runs'}: "
+        f"{settings.count} each of {', '.join(names)}, and of {SHOT_MODALITY} conditioned on "
+        f"{SHOTS} masks. About {total * 0.01:.0f} MB."
+    )
+
+
+def run(settings: Demo) -> Path:
+    """Make the masks, measure them, write the page; return its path."""
+    from univg.demo_page import build_page
+
+    make_folder(settings.out)
+    facts = collect_facts(settings)
+    path = settings.out / PAGE_NAME
+    build_page(facts).write(path)
+    print(f"The page: {path.resolve()}")  # noqa: T201
+    return path
+
+
+def collect_facts(settings: Demo) -> Facts:
+    """Bring the masks to disk, as far as they are not there, and measure them."""
+    from univg.demo_page import Facts
+    from univg.sca.descriptors import DESCRIPTORS
+    from univg.sca.measure import measure_folders
+
+    place, folders, times = _make_masks(settings)
+    shots = _copy_shots(folders[SHOT_MODALITY], place / "shots")
+    conditioned, times["conditioned"] = _make_conditioned(settings, place, shots)
+    every = {**folders, "shots": shots, "conditioned": conditioned}
+    found = measure_folders(every, size_px=None, workers=settings.workers)
+    found = {name: masks[: settings.count] for name, masks in found.items()}
+    of_shots, of_conditioned = found.pop("shots"), found.pop("conditioned")
+    unrelated = found[SHOT_MODALITY][SHOTS:]
+    return Facts(
+        count=settings.count,
+        seed=settings.seed,
+        size_px=SIZE_PX,
+        sets=tuple(_facts_of(name, folders[name], masks) for name, masks in found.items()),
+        distances=distance_matrix(list(found.values())),
+        descriptor_count=len(DESCRIPTORS),
+        shots=shots,
+        conditioned=conditioned,
+        conditioned_count=len(of_conditioned),
+        overlap=_overlap(of_conditioned, of_shots),
+        overlap_unrelated=_overlap(unrelated, of_shots),
+        times=times,
+    )
+
+
+# The masks' measures below are `univg.sca.measure.Measured`; a module of the core imports a stage
+# only when it runs it, so its types cannot stand in signatures.
+
+
+def _facts_of(name: str, folder: Path, masks: Sequence[Any]) -> SetFacts:
+    """Put together what the page tells of one modality."""
+    import numpy as np
+
+    from univg.demo_page import SetFacts
+    from univg.sca.descriptors import DESCRIPTOR_NAMES
+    from univg.sca.murray import format_exponent, format_murray, summarise_murray
+
+    murray = summarise_murray([m.radii for m in masks])
+    columns = np.array([m.descriptors for m in masks]).T
+    return SetFacts(
+        modality=find_modality(name),
+        folder=folder,
+        descriptors=dict(zip(DESCRIPTOR_NAMES, columns, strict=True)),
+        compliance=format_murray(murray),
+        exponent=format_exponent(murray),
+        bifurcations=murray.bifurcations,
+    )
+
+
+def distance_matrix(sets: Sequence[Sequence[Any]]) -> npt.NDArray[np.float64]:
+    """Return the Fréchet distances (K, K) of first halves (rows) from second halves (columns).
+
+    One scaling for all, so that the numbers of different rows can be compared.
+    """
+    import numpy as np
+
+    from univg.sca.descriptors import DESCRIPTOR_GROUPS, DESCRIPTORS
+    from univg.sca.distance import fit_scaling, frechet_distance
+
+    values = [np.array([m.descriptors for m in masks]) for masks in sets]
+    resolution = [descriptor.resolution for descriptor in DESCRIPTORS]
+    scaling = fit_scaling(np.concatenate(values), resolution, DESCRIPTOR_GROUPS)
+    scaled = [scaling.apply(each) for each in values]
+    half = min(len(each) for each in scaled) // 2
+    return np.array(
+        [[frechet_distance(a[:half], b[half : 2 * half]) for b in scaled] for a in scaled]
+    )
+
+
+def _overlap(masks: Sequence[Any], sources: Sequence[Any]) -> tuple[float, float, float]:
+    """Return mean, 95th percentile and largest overlap with the nearest source."""
+    import numpy as np
+
+    from univg.sca.copies import summarise_copies
+
+    thumbnails, of_sources = (np.array([m.thumbnail for m in each]) for each in (masks, sources))
+    found = summarise_copies(thumbnails, of_sources, [m.name for m in masks])
+    return found.mean, found.p95, found.max
+
+
+def _make_masks(settings: Demo) -> tuple[Path, dict[str, Path], dict[str, dict[str, Any]]]:
+    """Synthesize every modality; return the run's place, its folders and the times."""
+    from univg.sca.synth import Synth, prepare_jobs
+
+    def masks_in(place: Path) -> Synth:
+        return Synth(
+            out=place / "masks", modality=("all",), count=settings.count, seed=settings.seed,
+            size=(SIZE_PX, SIZE_PX), workers=settings.workers,
+        )  # fmt: skip
+
+    jobs = prepare_jobs(masks_in(settings.out))
+    identity = json.dumps([job.identity() for job in jobs], sort_keys=True)
+    place = make_folder(settings.out / "runs" / sha256_hex(identity.encode())[:12])
+    folders, times = _run_timed(masks_in(place), place / "masks-times.json")
+    return place, dict(zip([job.name for job in jobs], folders, strict=True)), {"masks": times}
+
+
+def _copy_shots(folder: Path, shots: Path) -> Path:
+    """Set the first masks of `folder` aside, to stand for five annotated ones."""
+    from univg.pairs import find_masks
+
+    make_folder(shots)
+    for path in find_masks(folder)[:SHOTS]:
+        copy, data = shots / path.name, path.read_bytes()
+        if not copy.exists() or copy.read_bytes() != data:
+            write_atomic(copy, data)
+    return shots
+
+
+def _make_conditioned(settings: Demo, place: Path, shots: Path) -> tuple[Path, dict[str, Any]]:
+    from univg.sca.synth import Synth
+    from univg.seeds import seed_for
+
+    synth = Synth(
+        out=place / "conditioned", modality=(SHOT_MODALITY,), count=settings.count,
+        seed=seed_for(settings.seed, "demo"), size=(SIZE_PX, SIZE_PX), real=shots,
+        workers=settings.workers,
+    )  # fmt: skip
+    _, times = _run_timed(synth, place / "conditioned-times.json")
+    return synth.out, times
+
+
+def _run_timed(synth: Any, path: Path) -> tuple[list[Path], dict[str, Any]]:
+    """Run `synth`; return its folders and what it took, or took when the masks were made.
+
+    Times are kept on disk so that the page of a run that finds everything there says the same.
+    """
+    from univg.sca.synth import prepare_jobs
+    from univg.sca.synth import run as run_synth
+    from univg.sca.writing import synthesize
+
+    for job in prepare_jobs(synth):
+        synthesize(job, 0)  # compiles, on a new machine, what would else count as masks' time
+    result = run_synth(synth)
+    if result.masks:
+        times = {
+            "masks": result.masks,
+            "wall_s": result.wall_s,
+            "seconds": result.seconds,
+            "workers": synth.workers,
+        }
+        write_atomic(path, (json.dumps(times, indent=1) + "\n").encode())
+    return result.folders, json.loads(path.read_bytes()) if path.exists() else {}
