@@ -125,9 +125,10 @@ def run(settings: Fit) -> FitResult:
         show_progress(total, "fitting", "cards") as progress,
     ):
         search = Search(target=target, settings=settings, workers=workers, progress=progress)
-        on_real = search.run(base.sca, on_real=True)
-        free = search.run(on_real.section, on_real=False)
-    card = dataclasses.replace(base, sca=free.section)
+        # Growth on real courses uses what the first search turns, so it comes second.
+        free = search.run(base.sca, on_real=False)
+        on_real = search.run(free.section, on_real=True)
+    card = dataclasses.replace(base, sca=on_real.section)
     make_folder(settings.out.parent)
     write_atomic(settings.out, card_text(card, on_real, free, len(masks)).encode())
     print(f"on real courses: distance {on_real.before:.2f} -> {on_real.after:.2f}")  # noqa: T201

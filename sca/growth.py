@@ -156,7 +156,8 @@ def _sort_into_cells(points, cell, columns, rows):  # type: ignore[no-untyped-de
 
 @njit(cache=True, nogil=True)
 def _meet(  # type: ignore[no-untyped-def]
-    nodes, node, attractors, start, end, order, cell, columns, rows, attraction2, kill2, nearest, nearest2, waiting, waiting_count,
+    nodes, node, attractors, start, end, order, cell, columns, rows, attraction2, kill2,
+    nearest, nearest2, waiting, waiting_count,
 ):  # fmt: skip
     """Let a new node kill (eq. 5, 6) and claim (step 1) the attractors in its nine cells."""
     px, py = nodes[node, 0], nodes[node, 1]
@@ -296,7 +297,8 @@ def _release(nearest, nearest2, waiting, waiting_count, sprouts):  # type: ignor
 
 @njit(cache=True, nogil=True)
 def _grow(  # type: ignore[no-untyped-def]
-    nodes, parent, count, attractors, blocked, margin, attraction, kill, step, max_iterations, inertia, lean, wobble, memory, state,
+    nodes, parent, count, attractors, blocked, margin, attraction, kill, step, max_iterations,
+    inertia, lean, wobble, memory, state,
 ):  # fmt: skip
     height, width = blocked.shape
     room, total = len(nodes), len(attractors)

@@ -108,7 +108,8 @@ def _enter(nodes, n, head, following, cell, columns, rows):  # type: ignore[no-u
 
 @njit(cache=True, nogil=True)
 def _grow_closed(  # type: ignore[no-untyped-def]
-    nodes, parent, count, attractors, blocked, margin, attraction, kill, step, max_iterations, inertia, lean,
+    nodes, parent, count, attractors, blocked, margin, attraction, kill, step, max_iterations,
+    inertia, lean,
 ):  # fmt: skip
     height, width = blocked.shape
     room = len(nodes)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SIZE_PX = 512
 SHOTS = 5
+FEW_MASKS = 300
 SHOT_MODALITY = "fundus"
 PAGE_NAME = "index.html"
 
@@ -160,7 +161,7 @@ def _make_masks(settings: Demo) -> tuple[Path, dict[str, Path], dict[str, dict[s
     def masks_in(place: Path) -> Synth:
         return Synth(
             out=place / "masks", modality=("all",), count=settings.count, seed=settings.seed,
-            size=(SIZE_PX, SIZE_PX), workers=settings.workers,
+            size=(SIZE_PX, SIZE_PX), workers=_growing_workers(settings),
         )  # fmt: skip
 
     jobs = prepare_jobs(masks_in(settings.out))
@@ -189,10 +190,15 @@ def _make_conditioned(settings: Demo, place: Path, shots: Path) -> tuple[Path, d
     synth = Synth(
         out=place / "conditioned", modality=(SHOT_MODALITY,), count=settings.count,
         seed=seed_for(settings.seed, "demo"), size=(SIZE_PX, SIZE_PX), real=shots,
-        workers=settings.workers,
+        workers=_growing_workers(settings),
     )  # fmt: skip
     _, times = _run_timed(synth, place / "conditioned-times.json")
     return synth.out, times
+
+
+def _growing_workers(settings: Demo) -> int:
+    """Return 1 for few masks: they are grown sooner than processes start."""
+    return settings.workers if settings.count >= FEW_MASKS else 1
 
 
 def _run_timed(synth: Any, path: Path) -> tuple[list[Path], dict[str, Any]]:

@@ -265,7 +265,11 @@ def _add_conditioned(page: Page, facts: Facts) -> None:
 
 def _add_commands(page: Page, facts: Facts) -> None:
     count, seed = facts.count, facts.seed
-    section = page.section("Made again", "The same commands give the same bytes.")
+    section = page.section(
+        "Made again",
+        "The first two commands make these masks again, byte for byte; the others are what comes "
+        "next, with masks of your own.",
+    )
     section.commands(
         [
             f"univg demo --count {count} --seed {seed}",
@@ -282,7 +286,7 @@ def _add_times(page: Page, facts: Facts) -> None:
     section = page.section(
         "Times",
         "The only part of this page that differs from machine to machine: measured when the masks "
-        "were made, the start of the worker processes included, the first compilation not.",
+        "were made, after the first compilation.",
     )
     names = {"masks": "All modalities", "conditioned": "Conditioned on five masks"}
     rows = [[names[key], *_time_cells(facts.times[key])] for key in names]

@@ -123,9 +123,9 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
         write_atomic(path, (json.dumps(wanted, indent=1, sort_keys=True) + "\n").encode())
         return
     try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ResumeError(f"{path}: is not JSON; choose another folder") from error
+        found = dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise ResumeError(f"{path}: is no JSON object; choose another folder") from error
     if found != wanted:
         raise ResumeError(f"{folder}: holds another run; {describe_difference(found, wanted)}")
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import StringConstraints
 
 from univg.config import from_plain, read_yaml, settings
 from univg.errors import ConfigError
@@ -21,8 +23,8 @@ CARD_FOLDER = Path(__file__).parent / "assets" / "modalities"
 class Modality:
     """One modality card."""
 
-    name: str
-    """Short name, one word, as it stands in folders and manifests."""
+    name: Annotated[str, StringConstraints(pattern=r"^\w[\w .-]*$", max_length=60)]
+    """Short name, one word, as it stands in folders and manifests; no path."""
     title: str
     """What a person calls it."""
     description: str = ""
