@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 CHUNK = 32  # masks between two looks at the manifest; more would lose more to a kill
 DEFAULT_WORKERS = max(1, min(8, os.cpu_count() or 1))
 STAGE = "sca"
+ALGORITHM = 1  # raise with every change that changes masks: older runs are then not resumed
 
 
 @settings
@@ -87,6 +88,7 @@ class Job:
         return {
             "stage": "sca synth",
             "version": __version__,
+            "algorithm": ALGORITHM,
             "seed": self.seed,
             "size_px": list(self.size),
             "modality": self.name,

@@ -18,6 +18,7 @@ from .growth import Bytes, Floats, Pace, Tree, add_node, can_stand, heading, nod
 MAX_NEIGHBOURS = (
     48  # nearest nodes looked at about an attractor; relative neighbours are six at most
 )
+MAX_LOOPS = 6  # joins at one attractor: no more than relative neighbours
 KIN_STEPS = 6  # nodes so close along the tree are one vessel, not two that meet
 
 
@@ -107,6 +108,46 @@ def _enter(nodes, n, head, following, cell, columns, rows):  # type: ignore[no-u
 
 
 @njit(cache=True, nogil=True)
+def _pull_all(  # type: ignore[no-untyped-def]
+    nodes, parent, attractors, alive, alive_count, head, following, cell, columns, rows,
+    attraction, kill, patience, rounds, pull, touched, loops, loop_count,
+):  # fmt: skip
+    """Let each attractor pull its relative neighbours; drop and join where all have arrived."""
+    found, found2 = np.empty(MAX_NEIGHBOURS, np.int32), np.empty(MAX_NEIGHBOURS)
+    touched_count, kept = 0, 0
+    for w in range(alive_count):
+        a = alive[w]
+        sx, sy = attractors[a, 0], attractors[a, 1]
+        near = _relative_neighbours(
+            sx, sy, nodes, head, following, cell, columns, rows, attraction * attraction, found,
+            found2,
+        )  # fmt: skip
+        arrived = 0
+        for k in range(near):
+            n = found[k]
+            if found2[k] <= kill * kill:
+                arrived += 1
+                continue
+            size = np.sqrt(found2[k])
+            if pull[n, 2] == 0.0:
+                touched[touched_count] = n
+                touched_count += 1
+            pull[n, 0] += (sx - nodes[n, 0]) / size
+            pull[n, 1] += (sy - nodes[n, 1]) / size
+            pull[n, 2] += 1.0
+        patience[a] += arrived > 0
+        if arrived == 0 or (arrived < near and patience[a] <= rounds):
+            alive[kept] = a
+            kept += 1
+            continue
+        for k in range(1, near):
+            if found2[k] <= kill * kill and not _kin(parent, found[0], found[k]):
+                loops[loop_count, 0], loops[loop_count, 1] = found[0], found[k]
+                loop_count += 1
+    return kept, touched_count, loop_count
+
+
+@njit(cache=True, nogil=True)
 def _grow_closed(  # type: ignore[no-untyped-def]
     nodes, parent, count, attractors, blocked, margin, attraction, kill, step, max_iterations,
     inertia, lean,
@@ -118,53 +159,25 @@ def _grow_closed(  # type: ignore[no-untyped-def]
     head, following = np.full(columns * rows, -1, np.int32), np.full(room, -1, np.int32)
     sprouts, last = np.zeros(room, np.int32), np.full((room, 2), np.inf)
     pull, touched = np.zeros((room, 3)), np.empty(room, np.int32)
-    loops = np.empty((3 * len(attractors) + 1, 2), np.int32)
-    loop_count = 0
+    loops, loop_count = np.empty((MAX_LOOPS * len(attractors) + 1, 2), np.int32), 0
     for n in range(count):
         _enter(nodes, n, head, following, cell, columns, rows)
         if parent[n] >= 0:
             sprouts[parent[n]] += 1
-    alive = np.arange(len(attractors)).astype(np.int32)
+    alive, alive_count = np.arange(len(attractors)).astype(np.int32), len(attractors)
     patience = np.zeros(len(attractors), np.int32)
-    alive_count = len(alive)
-    found, found2 = np.empty(MAX_NEIGHBOURS, np.int32), np.empty(MAX_NEIGHBOURS)
     rounds = int(attraction / step) + 3  # a vessel that has not come after these never will
     for _ in range(max_iterations):
-        touched_count, kept = 0, 0
-        for w in range(alive_count):
-            a = alive[w]
-            sx, sy = attractors[a, 0], attractors[a, 1]
-            near = _relative_neighbours(sx, sy, nodes, head, following, cell, columns, rows,
-                                        attraction * attraction, found, found2)  # fmt: skip
-            arrived = 0
-            for k in range(near):
-                n = found[k]
-                if found2[k] <= kill * kill:
-                    arrived += 1
-                    continue
-                size = np.sqrt(found2[k])
-                if pull[n, 2] == 0.0:
-                    touched[touched_count] = n
-                    touched_count += 1
-                pull[n, 0] += (sx - nodes[n, 0]) / size
-                pull[n, 1] += (sy - nodes[n, 1]) / size
-                pull[n, 2] += 1.0
-            if arrived > 0:
-                patience[a] += 1
-            if arrived > 0 and (arrived == near or patience[a] > rounds):
-                for k in range(1, near):
-                    if found2[k] <= kill * kill and not _kin(parent, found[0], found[k]):
-                        loops[loop_count, 0], loops[loop_count, 1] = found[0], found[k]
-                        loop_count += loop_count < len(loops) - 1
-                continue
-            alive[kept] = a
-            kept += 1
-        alive_count = kept
+        alive_count, touched_count, loop_count = _pull_all(
+            nodes, parent, attractors, alive, alive_count, head, following, cell, columns, rows,
+            attraction, kill, patience, rounds, pull, touched, loops, loop_count,
+        )  # fmt: skip
         before = count
         for t in range(touched_count):
             n = touched[t]
-            hx, hy = heading(nodes, n, pull[n, 0], pull[n, 1], pull[n, 2], sprouts[n], inertia,
-                             lean, 0.0)  # fmt: skip
+            hx, hy = heading(
+                nodes, n, pull[n, 0], pull[n, 1], pull[n, 2], sprouts[n], inertia, lean, 0.0
+            )
             pull[n] = 0.0
             if not can_stand(nodes, n, hx, hy, step, last, blocked, margin) or sprouts[n] > 3:
                 continue
@@ -174,5 +187,5 @@ def _grow_closed(  # type: ignore[no-untyped-def]
             _enter(nodes, count, head, following, cell, columns, rows)
             count += 1
         if count == before:
-            return count, loops[:loop_count]
+            break
     return count, loops[:loop_count]

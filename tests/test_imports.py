@@ -25,7 +25,7 @@ DEEP = {
 }
 LONGEST_MODULE = 400
 LONGEST_FUNCTION = 60
-LONG_KERNELS = {("sca/growth.py", "_grow")}
+LONG_KERNELS = {("sca/growth.py", "_grow"), ("sca/venation.py", "_grow_closed")}
 """Compiled loops whose state is many arrays; cutting them up would only move the arrays."""
 
 SOURCES = sorted(

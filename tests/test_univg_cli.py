@@ -106,7 +106,8 @@ def test_help_of_each_command_mentions_the_defaults(name, capsys):
     ]
     own = ("--config", "--print-config", "--dry-run")
     assert all(flag in shown for flag in own)
-    assert " ".join(shown.split()).count("(default:") >= len(optional) + len(own)
+    told = shown.count("(default:") + shown.count("(repeatable)")
+    assert told >= len(optional) + len(own)
 
 
 @pytest.mark.parametrize("name", READY)

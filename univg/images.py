@@ -73,7 +73,7 @@ def list_pictures(folder: Path) -> list[Path]:
     except OSError as error:
         reason = "does not exist" if not folder.exists() else "is not a folder that can be read"
         raise DataError(f"{folder}: {reason}; check the path") from error
-    return [path for path in entries if is_picture_name(path.name) and path.is_file()]
+    return [path for path in entries if is_picture_name(path.name) and not path.is_dir()]
 
 
 def open_picture(path: Path) -> Image.Image:
