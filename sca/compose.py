@@ -54,14 +54,15 @@ def grow_mask(
     frame = Frame(height, width)
     variant = draw_variant(growth, rng)
     places = draw_points(growth, rng)
+    strength = draw(rng, growth.real.strength) if templates else 0.0
     steering = None
-    if not templates:
+    if strength == 0.0 and (growth.guides or growth.roots):
         blocked = block(growth, places, frame, rng)
         curves = lay_guides(growth, variant, places, frame, rng)
         trees = grow_trunks(growth, curves, places, blocked, frame, rng)
     else:
         blocked = np.zeros((height, width), np.uint8)
-        steering, trees = grow_on_real(growth, templates, blocked, frame, rng)
+        steering, trees = grow_on_real(growth, templates, strength, blocked, frame, rng)
     for stage in growth.stages:
         trees = fill(stage, growth, trees, places, blocked, frame, rng, steering)
     grown_at = time.perf_counter()
@@ -129,6 +130,8 @@ def grow_trunks(
         targets = place.outside(targets, blocked, pace.margin_px)
         seed = int(rng.integers(2**62))
         trees[name] = grow_tree(plant(roots), targets, blocked, pace, seed)
+    if not trees and not growth.roots:  # no guide was drawn: something must still grow
+        trees["roots"] = plant(frame.to_px(np.array([[0.5, 0.5]])))
     if growth.roots:
         roots = frame.to_px(np.array([places[name] for name in growth.roots]))
         trees["roots"] = plant(roots)
@@ -136,8 +139,9 @@ def grow_trunks(
 
 
 def grow_on_real(
-    growth: Growth, templates: Sequence[Template], blocked: Bytes, frame: Frame, rng: Generator
-) -> tuple[Steering, dict[str, Tree]]:
+    growth: Growth, templates: Sequence[Template], strength: float, blocked: Bytes, frame: Frame,
+    rng: Generator,
+) -> tuple[Steering, dict[str, Tree]]:  # fmt: skip
     """R-SCA's first round: grow along what is kept of the real vessels."""
     real = growth.real
     pace = replace(
@@ -147,7 +151,7 @@ def grow_on_real(
         step_px=draw(rng, real.step_px) * frame.scale,
     )
     which = int(rng.integers(len(templates)))
-    steering = steer(templates, which, real, frame, rng)
+    steering = steer(templates[which], templates, strength, real, frame, rng)
     seed = int(rng.integers(2**62))
     # Piece by piece: pieces that are apart in the real mask must not take each other's vessels.
     trees = []

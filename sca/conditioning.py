@@ -39,16 +39,14 @@ class Steering:
 
 
 def steer(
-    templates: Sequence[Template], which: int, real: Conditioning, frame: Frame, rng: Generator
-) -> Steering:
-    """Take real mask `which` apart, put it together anew, move it and cover it with attractors."""
-    template = templates[which]
-    strength = draw(rng, real.strength)
+    template: Template, donors: Sequence[Template], strength: float, real: Conditioning,
+    frame: Frame, rng: Generator,
+) -> Steering:  # fmt: skip
+    """Take `template` apart, put it together anew, move it and cover it with attractors."""
     kept, fallen = thin_branches(template, strength, rng)
     sizes = np.diff(template.start)
     points = [template.points[np.repeat(kept, sizes)]]
     piece = [np.repeat(template.piece[kept], sizes[kept])]
-    donors = [templates[k] for k in rng.permutation(len(templates))[:3]]
     grafts = 0
     for branch in fallen:
         if rng.random() < draw(rng, real.graft):

@@ -28,6 +28,7 @@ STUCK = 0.3
 """A node whose next child would stand within this share of a step of its last one goes for a
 single attractor instead, and where that fails too it lets its attractors go: two that pull it to
 opposite sides would make it sprout at one spot for ever."""
+NODE_COLUMNS = 7  # the last: how far the attractor was that set the floor
 WEAK = 0.1
 """Mean pulls shorter than this cancel out."""
 
@@ -96,31 +97,31 @@ def grow_tree(tree: Tree, attractors: Floats, blocked: Bytes, pace: Pace, seed: 
     `margin_px` away, so that a vessel can leave and come back. A third column of `attractors` is
     the radius that the vessel reaching it has at least. `seed` feeds the wobble alone.
     """
-    room = max(tree.size, min(pace.max_nodes, tree.size + node_bound(attractors, blocked, pace)))
-    nodes = np.zeros((room, 7))  # the last column: how far the attractor was that set `floor`
-    nodes[:, 6] = np.inf
-    columns = (tree.x, tree.y, tree.dx, tree.dy, tree.turn, tree.floor)
-    for column, values in enumerate(columns):
-        nodes[: tree.size, column] = values
-    parent = np.empty(room, np.int32)
-    parent[: tree.size] = tree.parent
+    nodes, parent = pack(tree)
     targets = np.zeros((len(attractors), 3))
     targets[:, : attractors.shape[1]] = attractors
-    count = _grow(
-        nodes, parent, tree.size, targets, blocked, pace.margin_px,
+    cell = max(pace.attraction_px, 1.0)
+    nodes, parent, count = _grow(
+        nodes, parent, tree.size, pace.max_nodes, targets, blocked, pace.margin_px, cell,
         pace.attraction_px, pace.kill_px, pace.step_px, pace.max_iterations,
         pace.inertia, pace.lean, pace.wobble_rad, pace.wobble_memory, np.uint64(seed),
     )  # fmt: skip
+    return unpack(nodes, parent, count, tree.loops)
+
+
+def pack(tree: Tree) -> tuple[Floats, Ints]:
+    """The tree as the kernels hold it: rows of x, y, dx, dy, turn, floor and a scratch column."""
+    nodes = np.full((tree.size, NODE_COLUMNS), np.inf)
+    columns = (tree.x, tree.y, tree.dx, tree.dy, tree.turn, tree.floor)
+    for column, values in enumerate(columns):
+        nodes[:, column] = values
+    return nodes, tree.parent.copy()
+
+
+def unpack(nodes: Floats, parent: Ints, count: int, loops: Ints) -> Tree:
+    """The tree of the first `count` rows."""
     x, y, dx, dy, turn, floor, _ = nodes[:count].T.copy()
-    return Tree(x, y, parent[:count].copy(), dx, dy, turn, floor, tree.loops)
-
-
-def node_bound(attractors: Floats, blocked: Bytes, pace: Pace) -> int:
-    """No more nodes than these can come: each takes an attractor or a step towards one."""
-    steps = int(pace.attraction_px / max(pace.step_px, 1e-6)) + 2
-    by_attractors = len(attractors) * steps + 16
-    by_area = int(8 * blocked.size / max(pace.step_px, 0.5) ** 2) + 1024
-    return min(by_attractors, by_area)
+    return Tree(x, y, parent[:count].copy(), dx, dy, turn, floor, loops)
 
 
 @njit(cache=True, nogil=True)
@@ -240,25 +241,21 @@ def add_node(  # type: ignore[no-untyped-def]
     """Append a child of `n`, eq. (4)."""
     nodes[count, 0], nodes[count, 1] = nodes[n, 0] + step * hx, nodes[n, 1] + step * hy
     nodes[count, 2], nodes[count, 3], nodes[count, 4] = hx, hy, turn
+    nodes[count, 5], nodes[count, 6] = 0.0, np.inf
     last[n, 0], last[n, 1] = nodes[count, 0], nodes[count, 1]
+    last[count] = np.inf
     parent[count] = n
     sprouts[n] += 1
 
 
 @njit(cache=True, nogil=True)
 def _pull(  # type: ignore[no-untyped-def]
-    nodes,
-    attractors,
-    nearest,
-    waiting,
-    waiting_count,
-    pull,
-    aim,
-    touched,
+    nodes, attractors, nearest, waiting, waiting_count, slot, pull, touched
 ):
     """Steps 1 and 2: each waiting attractor pulls its nearest node; killed ones drop out.
 
-    pull: (n, 3) sum of unit vectors and their number. aim: (n,) one attractor of each node.
+    touched: (t,) the nodes that are pulled. pull: (t, 4) sum of unit vectors, their number, and
+    one attractor. slot: (n,) where a node stands in these, -1 for nowhere.
     """
     touched_count, kept = 0, 0
     for w in range(waiting_count):
@@ -270,13 +267,16 @@ def _pull(  # type: ignore[no-untyped-def]
         kept += 1
         ex, ey = attractors[a, 0] - nodes[n, 0], attractors[a, 1] - nodes[n, 1]
         size = np.sqrt(ex * ex + ey * ey)
-        if pull[n, 2] == 0.0:
-            touched[touched_count] = n
+        t = slot[n]
+        if t < 0:
+            t = slot[n] = touched_count
+            touched[t] = n
+            pull[t, :3] = 0.0
+            pull[t, 3] = a
             touched_count += 1
-            aim[n] = a
-        pull[n, 0] += ex / size
-        pull[n, 1] += ey / size
-        pull[n, 2] += 1.0
+        pull[t, 0] += ex / size
+        pull[t, 1] += ey / size
+        pull[t, 2] += 1.0
     return kept, touched_count
 
 
@@ -296,55 +296,89 @@ def _release(nearest, nearest2, waiting, waiting_count, sprouts):  # type: ignor
 
 
 @njit(cache=True, nogil=True)
-def _grow(  # type: ignore[no-untyped-def]
-    nodes, parent, count, attractors, blocked, margin, attraction, kill, step, max_iterations,
-    inertia, lean, wobble, memory, state,
-):  # fmt: skip
-    height, width = blocked.shape
-    room, total = len(nodes), len(attractors)
-    cell = max(attraction, 1.0)
-    columns, rows = int(width / cell) + 1, int(height / cell) + 1
-    start, end, order = _sort_into_cells(attractors, cell, columns, rows)
-    nearest, nearest2 = np.full(total, -1, np.int32), np.full(total, np.inf)
-    waiting, waiting_count = np.empty(total, np.int32), 0
-    pull, aim = np.zeros((room, 3)), np.zeros(room, np.int32)
-    touched, sprouts = np.empty(room, np.int32), np.zeros(room, np.int32)
-    last = np.full((room, 2), np.inf)
+def enlarge(nodes, parent, sprouts, last, need):  # type: ignore[no-untyped-def]
+    """Make room for `need` nodes; arrays grow by half again, so memory follows the tree."""
+    if need <= len(nodes):
+        return nodes, parent, sprouts, last
+    old, room = len(nodes), need + need // 2 + 64
+    more_nodes = np.zeros((room, nodes.shape[1]))
+    more_nodes[:old] = nodes
+    more_parent = np.empty(room, np.int32)
+    more_parent[:old] = parent
+    more_sprouts = np.zeros(room, np.int32)
+    more_sprouts[: len(sprouts)] = sprouts
+    more_last = np.empty((room, 2))
+    more_last[: len(last)] = last
+    return more_nodes, more_parent, more_sprouts, more_last
+
+
+@njit(cache=True, nogil=True)
+def count_sprouts(parent, count, sprouts, last):  # type: ignore[no-untyped-def]
+    """Set how often each of the first `count` nodes has sprouted."""
     for n in range(count):
+        last[n] = np.inf
         if parent[n] >= 0:
             sprouts[parent[n]] += 1
+
+
+@njit(cache=True, nogil=True)
+def _grow(  # type: ignore[no-untyped-def]
+    nodes, parent, count, max_nodes, attractors, blocked, margin, cell, attraction, kill, step,
+    max_iterations, inertia, lean, wobble, memory, state,
+):  # fmt: skip
+    height, width = blocked.shape
+    total = len(attractors)
+    columns, rows = int(width / cell) + 1, int(height / cell) + 1
+    start, end, order = _sort_into_cells(attractors, cell, columns, rows)
+    attractors, order = attractors[order], np.arange(total).astype(np.int32)
+    nearest, nearest2 = np.full(total, -1, np.int32), np.full(total, np.inf)
+    waiting, waiting_count = np.empty(total, np.int32), 0
+    pull, touched = np.zeros((256, 4)), np.empty(256, np.int32)
+    sprouts, last = np.zeros(0, np.int32), np.zeros((0, 2))
+    nodes, parent, sprouts, last = enlarge(nodes, parent, sprouts, last, count + 256)
+    count_sprouts(parent, count, sprouts, last)
+    slot = np.full(len(nodes), -1, np.int32)
     fresh = 0
     for _ in range(max_iterations):
         for n in range(fresh, count):
-            waiting_count = _meet(nodes, n, attractors, start, end, order, cell, columns, rows,
-                                  attraction * attraction, kill * kill, nearest, nearest2,
-                                  waiting, waiting_count)  # fmt: skip
+            waiting_count = _meet(
+                nodes, n, attractors, start, end, order, cell, columns, rows,
+                attraction * attraction, kill * kill, nearest, nearest2, waiting, waiting_count,
+            )  # fmt: skip
         fresh = count
-        waiting_count, touched_count = _pull(nodes, attractors, nearest, waiting, waiting_count,
-                                             pull, aim, touched)  # fmt: skip
+        if len(touched) < waiting_count:
+            pull, touched = np.zeros((2 * waiting_count, 4)), np.empty(2 * waiting_count, np.int32)
+        waiting_count, touched_count = _pull(
+            nodes, attractors, nearest, waiting, waiting_count, slot, pull, touched
+        )
         if touched_count == 0:
-            return count
+            break
+        nodes, parent, sprouts, last = enlarge(nodes, parent, sprouts, last, count + touched_count)
+        if len(slot) < len(nodes):
+            slot = np.full(len(nodes), -1, np.int32)
         for t in range(touched_count):
             n = touched[t]
+            slot[n] = -1
             turn = 0.0
             if wobble > 0.0:
                 state, u = _random(state)
                 turn = memory * nodes[n, 4] + wobble * (2.0 * u - 1.0)
-            hx, hy = heading(nodes, n, pull[n, 0], pull[n, 1], pull[n, 2], sprouts[n], inertia,
-                             lean, turn)  # fmt: skip
-            pull[n] = 0.0
+            hx, hy = heading(
+                nodes, n, pull[t, 0], pull[t, 1], pull[t, 2], sprouts[n], inertia, lean, turn
+            )
             fits = can_stand(nodes, n, hx, hy, step, last, blocked, margin)
             if not fits:  # pulled to opposite sides, or against a wall: go for one attractor
-                ex, ey = attractors[aim[n], 0] - nodes[n, 0], attractors[aim[n], 1] - nodes[n, 1]
+                a = int(pull[t, 3])
+                ex, ey = attractors[a, 0] - nodes[n, 0], attractors[a, 1] - nodes[n, 1]
                 size = np.sqrt(ex * ex + ey * ey)
                 hx, hy, turn = ex / size, ey / size, 0.0
                 fits = can_stand(nodes, n, hx, hy, step, last, blocked, margin)
             if not fits or sprouts[n] >= MAX_CHILDREN:
                 sprouts[n] = MAX_CHILDREN + 1
                 continue
-            if count == room:
-                return count
+            if count >= max_nodes:
+                return nodes, parent, count
             add_node(nodes, parent, count, n, hx, hy, turn, step, last, sprouts)
             count += 1
         waiting_count = _release(nearest, nearest2, waiting, waiting_count, sprouts)
-    return count
+    return nodes, parent, count

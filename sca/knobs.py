@@ -59,6 +59,7 @@ REAL_KNOBS = (
     Knob(path="real.step_px", low=2.0, high=4.5),
     Knob(path="real.course.stub_px", low=1.0, high=14.0, spread=0.2),
     Knob(path="real.course.join_px", low=0.0, high=12.0),
+    Knob(path="real.course.lean_px", low=0.0, high=14.0),
     Knob(path="real.course.smooth_rounds", low=0, high=6, whole=True),
 )
 """With real masks to follow."""
@@ -75,6 +76,7 @@ FREE_KNOBS = (
     Knob(path="widths.max_radius_px", low=2.5, high=10.0, spread=0.15),
     Knob(path="course.stub_px", low=1.0, high=20.0, spread=0.2),
     Knob(path="course.join_px", low=0.0, high=12.0),
+    Knob(path="course.lean_px", low=0.0, high=14.0),
     Knob(path="course.smooth_rounds", low=0, high=8, whole=True),
 )
 """Without."""

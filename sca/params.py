@@ -162,6 +162,8 @@ class Course:
     """Side branches that come out of their parent's wall by less are cut."""
     join_px: NotNegativeSpan = 0.0
     """Tips join a vessel ahead of them within this distance; 0: never."""
+    lean_px: NotNegativeSpan = 8.0
+    """Side branches may leave their vessel so much further upstream, to leave it acutely."""
     smooth_rounds: Annotated[int, Ge(0), Le(50)] = 4
 
 

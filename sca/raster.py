@@ -41,7 +41,7 @@ def _disc(canvas, x, y, radius):  # type: ignore[no-untyped-def]
 def _curve(canvas, ax, ay, tax, tay, bx, by, tbx, tby, ra, rb):  # type: ignore[no-untyped-def]
     """Fill the Hermite curve from a to b with discs; the radius goes from `ra` to `rb`."""
     length = np.hypot(bx - ax, by - ay)
-    stride = max(0.6, 0.3 * min(ra, rb))
+    stride = max(0.6, 0.2 * min(ra, rb))
     steps = max(1, int(np.ceil(length / stride)))
     for s in range(steps + 1):
         t = s / steps

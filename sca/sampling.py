@@ -100,5 +100,6 @@ def draw_finish(course: Course, rng: Generator, scale: float) -> Finish:
     return Finish(
         stub_px=draw(rng, course.stub_px) * scale,
         join_px=draw(rng, course.join_px) * scale,
+        lean_px=draw(rng, course.lean_px) * scale,
         smooth_rounds=course.smooth_rounds,
     )

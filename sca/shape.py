@@ -14,6 +14,7 @@ from numba import njit
 
 from .growth import Floats, Ints, Tree
 
+LEAN_COS = 0.75  # a side branch that leaves at less than about 40 degrees is well placed
 WIDTH_ROUNDS = 12  # widths measured on real masks jump by a pixel; this evens some ten nodes
 
 
@@ -51,6 +52,7 @@ class Finish:
 
     stub_px: float = 8.0
     join_px: float = 0.0
+    lean_px: float = 0.0
     smooth_rounds: int = 4
 
 
@@ -65,6 +67,8 @@ def shape_vessels(tree: Tree, calibre: Calibre, finish: Finish) -> Vessels:
         tree.loops = np.concatenate([tree.loops, tips])
     flow, main, _ = _flow_of(tree, calibre)
     radius = _radius(flow, calibre)
+    if finish.lean_px > 0:
+        tree.parent = _lean(tree.parent, main, tree.x, tree.y, finish.lean_px)
     if calibre.pinned:
         radius, _ = _smooth(radius, radius, tree.parent, main, WIDTH_ROUNDS)
     x, y = _smooth(tree.x, tree.y, tree.parent, main, finish.smooth_rounds)
@@ -181,6 +185,33 @@ def _joins(parent, x, y, dx, dy, distance):  # type: ignore[no-untyped-def]
             taken[best] = True
             made += 1
     return pairs[:made]
+
+
+@njit(cache=True, nogil=True)
+def _lean(parent, main, x, y, distance):  # type: ignore[no-untyped-def]
+    """Let side branches leave further upstream, until they leave at an acute angle.
+
+    An attractor beside a vessel pulls the nearest node, so branches would leave at right angles.
+    """
+    moved = parent.copy()
+    for n in range(len(parent)):
+        p = parent[n]
+        if p < 0 or main[p] == n:
+            continue
+        while parent[p] >= 0 and main[parent[p]] == p:
+            q = parent[p]
+            tx, ty = x[p] - x[q], y[p] - y[q]
+            bx, by = x[n] - x[p], y[n] - y[p]
+            ahead = tx * bx + ty * by
+            if ahead > LEAN_COS * np.hypot(tx, ty) * np.hypot(bx, by):
+                break
+            if np.hypot(x[n] - x[q], y[n] - y[q]) > distance + np.hypot(
+                x[n] - x[parent[n]], y[n] - y[parent[n]]
+            ):
+                break
+            p = q
+        moved[n] = p
+    return moved
 
 
 @njit(cache=True, nogil=True)

@@ -152,6 +152,11 @@ def prepare_job(modality: Modality, settings: Synth) -> Job:
     hashes: dict[str, str] = {}
     if settings.real is not None:
         templates, hashes = read_templates(settings.real, growth, settings.strict)
+    elif not growth.guides and not growth.roots:
+        raise ConfigError(
+            f"modality {modality.name}: has neither guides nor roots, so nothing can grow without "
+            "real masks; add --real, or guides to the card"
+        )
     return Job(
         modality=modality, growth=growth, size=settings.size, seed=settings.seed,
         templates=templates, real_hashes=hashes,
@@ -230,13 +235,12 @@ def folder_of(settings: Synth, job: Job, jobs: Sequence[Job]) -> Path:
 
 def run(settings: Synth) -> SynthResult:
     """Write the masks; go on where an earlier run stopped."""
-    from .writing import write_masks
+    from .writing import write_jobs
 
     jobs = prepare_jobs(settings)
     result = SynthResult()
     start = time.perf_counter()
-    for job in jobs:
-        write_masks(job, folder_of(settings, job, jobs), settings, result)
+    write_jobs(jobs, settings, result)
     result.wall_s = time.perf_counter() - start
     print(result.line())  # noqa: T201
     print("\n".join(str(folder) for folder in result.folders))  # noqa: T201

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from .guides import arc_length, resample
 from .sampling import Floats, Frame
-from .skeleton import SkeletonGraph, skeleton_graph
+from .skeleton import TIP, SkeletonGraph, skeleton_graph
 
 Indices = npt.NDArray[np.int64]
 Rooting = Literal["hub", "border", "thick"]
@@ -182,6 +182,8 @@ def _choose_root(
             elif hub is not None:
                 away = float(np.hypot(x - hub[0], y - hub[1]))
                 cost = away - 1e4 if away < HUB_NEAR * frame.side else 0.3 * away + 20 * cost
+            elif graph.ends[b, side] != TIP:
+                cost += 1e3  # vessels come in at a free end, where there is any
             if cost < best_cost:
                 best, best_cost = int(ends[b, side]), cost
     return best

@@ -8,12 +8,22 @@ distance, and these are then joined. For capillary beds.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from numba import njit
 
-from .growth import Bytes, Floats, Pace, Tree, add_node, can_stand, heading, node_bound
+from .growth import (
+    Bytes,
+    Floats,
+    Pace,
+    Tree,
+    add_node,
+    can_stand,
+    count_sprouts,
+    enlarge,
+    heading,
+    pack,
+    unpack,
+)
 
 MAX_NEIGHBOURS = (
     48  # nearest nodes looked at about an attractor; relative neighbours are six at most
@@ -25,23 +35,14 @@ KIN_STEPS = 6  # nodes so close along the tree are one vessel, not two that meet
 def grow_closed(tree: Tree, attractors: Floats, blocked: Bytes, pace: Pace, seed: int) -> Tree:
     """Grow `tree` towards `attractors` (k, 2) with loops; stop rules as for open venation."""
     del seed  # no wobble here: loops close by aiming
-    room = max(tree.size, min(pace.max_nodes, tree.size + node_bound(attractors, blocked, pace)))
-    nodes = np.zeros((room, 7))
-    for column, values in enumerate((tree.x, tree.y, tree.dx, tree.dy, tree.turn, tree.floor)):
-        nodes[: tree.size, column] = values
-    parent = np.empty(room, np.int32)
-    parent[: tree.size] = tree.parent
+    nodes, parent = pack(tree)
     targets = np.ascontiguousarray(attractors[:, :2], np.float64)
-    count, loops = _grow_closed(
-        nodes, parent, tree.size, targets, blocked, pace.margin_px, pace.attraction_px,
-        pace.kill_px, pace.step_px, pace.max_iterations, pace.inertia, pace.lean,
+    nodes, parent, count, loops = _grow_closed(
+        nodes, parent, tree.size, pace.max_nodes, targets, blocked, pace.margin_px,
+        max(pace.attraction_px, 1.0), pace.attraction_px, pace.kill_px, pace.step_px,
+        pace.max_iterations, pace.inertia, pace.lean,
     )  # fmt: skip
-    x, y, dx, dy, turn, floor, _ = nodes[:count].T.copy()
-    joined = np.concatenate([tree.loops, loops])
-    return replace(
-        tree, x=x, y=y, parent=parent[:count].copy(), dx=dx, dy=dy, turn=turn, floor=floor,
-        loops=joined,
-    )  # fmt: skip
+    return unpack(nodes, parent, count, np.concatenate([tree.loops, loops]))
 
 
 @njit(cache=True, nogil=True)
@@ -149,21 +150,19 @@ def _pull_all(  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _grow_closed(  # type: ignore[no-untyped-def]
-    nodes, parent, count, attractors, blocked, margin, attraction, kill, step, max_iterations,
-    inertia, lean,
+    nodes, parent, count, max_nodes, attractors, blocked, margin, cell, attraction, kill, step,
+    max_iterations, inertia, lean,
 ):  # fmt: skip
     height, width = blocked.shape
-    room = len(nodes)
-    cell = max(attraction, 1.0)
     columns, rows = int(width / cell) + 1, int(height / cell) + 1
-    head, following = np.full(columns * rows, -1, np.int32), np.full(room, -1, np.int32)
-    sprouts, last = np.zeros(room, np.int32), np.full((room, 2), np.inf)
-    pull, touched = np.zeros((room, 3)), np.empty(room, np.int32)
+    sprouts, last = np.zeros(0, np.int32), np.zeros((0, 2))
+    nodes, parent, sprouts, last = enlarge(nodes, parent, sprouts, last, count + 256)
+    count_sprouts(parent, count, sprouts, last)
+    head, following = np.full(columns * rows, -1, np.int32), np.empty(len(nodes), np.int32)
+    pull, touched = np.zeros((len(nodes), 3)), np.empty(len(nodes), np.int32)
     loops, loop_count = np.empty((MAX_LOOPS * len(attractors) + 1, 2), np.int32), 0
     for n in range(count):
         _enter(nodes, n, head, following, cell, columns, rows)
-        if parent[n] >= 0:
-            sprouts[parent[n]] += 1
     alive, alive_count = np.arange(len(attractors)).astype(np.int32), len(attractors)
     patience = np.zeros(len(attractors), np.int32)
     rounds = int(attraction / step) + 3  # a vessel that has not come after these never will
@@ -173,6 +172,11 @@ def _grow_closed(  # type: ignore[no-untyped-def]
             attraction, kill, patience, rounds, pull, touched, loops, loop_count,
         )  # fmt: skip
         before = count
+        nodes, parent, sprouts, last = enlarge(nodes, parent, sprouts, last, count + touched_count)
+        if len(following) < len(nodes):
+            longer = np.empty(len(nodes), np.int32)
+            longer[:count] = following[:count]
+            following = longer
         for t in range(touched_count):
             n = touched[t]
             hx, hy = heading(
@@ -181,11 +185,13 @@ def _grow_closed(  # type: ignore[no-untyped-def]
             pull[n] = 0.0
             if not can_stand(nodes, n, hx, hy, step, last, blocked, margin) or sprouts[n] > 3:
                 continue
-            if count == room:
-                return count, loops[:loop_count]
+            if count >= max_nodes:
+                return nodes, parent, count, loops[:loop_count]
             add_node(nodes, parent, count, n, hx, hy, 0.0, step, last, sprouts)
             _enter(nodes, count, head, following, cell, columns, rows)
             count += 1
+        if len(touched) < len(nodes):
+            pull, touched = np.zeros((len(nodes), 3)), np.empty(len(nodes), np.int32)
         if count == before:
             break
-    return count, loops[:loop_count]
+    return nodes, parent, count, loops[:loop_count]

@@ -7,8 +7,9 @@ only what is safe, and its order is that of the indices whatever the workers do.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +24,15 @@ from univg.files import (
     sha256_hex,
     sha256_of_file,
     sync_folder,
+    write_all_atomic,
     write_atomic,
 )
-from univg.manifest import ManifestWriter, claim_folder, iterate_rows, lock_folder
-from univg.pool import map_in_order
+from univg.manifest import MANIFEST_NAME, ManifestWriter, claim_folder, iterate_rows, lock_folder
+from univg.pool import Workers
 from univg.progress import show_progress
 from univg.seeds import seed_for
 
-from .synth import CHUNK, STAGE, Job, Made, Synth, SynthResult
+from .synth import CHUNK, STAGE, Job, Made, Synth, SynthResult, folder_of
 
 if TYPE_CHECKING:
     from .compose import Synthetic
@@ -53,31 +55,52 @@ def synthesize(job: Job, index: int) -> Synthetic:
     return grow_mask(job.growth, *job.size, rng, job.templates)
 
 
-def write_masks(job: Job, folder: Path, settings: Synth, result: SynthResult) -> None:
-    """Bring `folder` to hold the masks that `settings` ask for."""
-    make_folder(folder)
-    claim_folder(folder, job.identity())
-    with lock_folder(folder):
-        remove_temporaries(folder)
-        remove_temporaries(make_folder(folder / MASKS))
-        _write_config(folder, settings)
-        wanted = range(settings.first, settings.first + settings.count)
-        rows = _finished(folder)
-        todo = [index for index in wanted if index not in rows]
-        lost = [index for index in wanted if index in rows and not _is_whole(folder, rows[index])]
-        result.skipped += len(wanted) - len(todo) - len(lost)
-        result.folders.append(folder)
-        _restore(job, folder, lost, rows, result)
-        done = len(wanted) - len(todo)
-        label = f"{job.name} masks"
-        with (
-            ManifestWriter(folder) as manifest,
-            show_progress(len(wanted), label, "masks", done) as progress,
-        ):
-            for made in _make_all(job, folder, todo, settings.workers):
-                manifest.append(made.rows)
-                result.add(made)
-                progress.advance(len(made.rows))
+def write_jobs(jobs: Sequence[Job], settings: Synth, result: SynthResult) -> None:
+    """Bring the folder of each job to hold the masks that `settings` ask for."""
+    folders = {job.name: folder_of(settings, job, jobs) for job in jobs}
+    with contextlib.ExitStack() as stack:
+        for job in jobs:
+            make_folder(folders[job.name])
+            claim_folder(folders[job.name], job.identity())
+            stack.enter_context(lock_folder(folders[job.name]))
+        todo = {job.name: _begin(job, folders[job.name], settings, result) for job in jobs}
+        chunks = sum(-(-len(indices) // CHUNK) for indices in todo.values())
+        count = min(settings.workers, chunks)
+        workers = stack.enter_context(Workers(count, _prepare_worker, (list(jobs), folders)))
+        for job in jobs:
+            _write_masks(job, folders[job.name], todo[job.name], workers, settings, result)
+
+
+def _begin(job: Job, folder: Path, settings: Synth, result: SynthResult) -> list[int]:
+    """Tidy up after an earlier run and restore what it lost; return the indices still to make."""
+    remove_temporaries(folder)
+    remove_temporaries(make_folder(folder / MASKS))
+    _write_config(folder, settings)
+    wanted = range(settings.first, settings.first + settings.count)
+    rows = _finished(job, folder)
+    todo = [index for index in wanted if index not in rows]
+    lost = [index for index in wanted if index in rows and not _is_whole(folder, rows[index])]
+    result.skipped += len(wanted) - len(todo) - len(lost)
+    result.folders.append(folder)
+    _restore(job, folder, lost, rows, result)
+    return todo
+
+
+def _write_masks(
+    job: Job, folder: Path, todo: list[int], workers: Workers, settings: Synth, result: SynthResult
+) -> None:
+    tasks = [(job.name, todo[k : k + CHUNK]) for k in range(0, len(todo), CHUNK)]
+    done = settings.count - len(todo)
+    with (
+        ManifestWriter(folder) as manifest,
+        show_progress(settings.count, f"{job.name} masks", "masks", done) as progress,
+    ):
+        for made in workers.map_in_order(_make_chunk, tasks):
+            manifest.append(made.rows)
+            result.add(made)
+            progress.advance(len(made.rows))
+    # A worker of a killed run may have outlived it for a moment and left a last file.
+    remove_temporaries(folder / MASKS)
 
 
 def _write_config(folder: Path, settings: Synth) -> None:
@@ -87,13 +110,21 @@ def _write_config(folder: Path, settings: Synth) -> None:
     write_atomic(folder / "config.yaml", text.encode())
 
 
-def _finished(folder: Path) -> dict[int, dict[str, Any]]:
+def _finished(job: Job, folder: Path) -> dict[int, dict[str, Any]]:
+    """The rows of the manifest by index; one that this job cannot have written is refused."""
     rows: dict[int, dict[str, Any]] = {}
     for row in iterate_rows(folder):
-        if not isinstance(row.get("index"), int) or row["index"] in rows:
+        index = row.get("index")
+        sound = (
+            isinstance(index, int)
+            and index not in rows
+            and row.get("mask") == mask_name(job, index)
+            and isinstance(row.get("sha256"), str)
+        )
+        if not sound:
             raise DataError(
-                f"{folder / 'manifest.jsonl'}: index {row.get('index')!r} is no number or stands "
-                "twice; the file was edited: restore it, or choose another --out"
+                f"{folder / MANIFEST_NAME}: the row of index {index!r} is incomplete, wrong or "
+                "stands twice; the file was edited: restore it, or choose another --out"
             )
         rows[row["index"]] = row
     return rows
@@ -110,8 +141,8 @@ def _restore(
     """Make again what the manifest names and the disk has lost; it must come out the same."""
     if not lost:
         return
-    _prepare_worker(job, folder)
-    made = _make_chunk(lost)
+    _prepare_worker([job], {job.name: folder})
+    made = _make_chunk((job.name, lost))
     for index, row in zip(lost, made.rows, strict=True):
         if row["sha256"] != rows[index]["sha256"]:
             raise DataError(
@@ -121,43 +152,38 @@ def _restore(
     result.add(made)
 
 
-def _make_all(job: Job, folder: Path, todo: list[int], workers: int) -> Iterable[Made]:
-    chunks = [todo[k : k + CHUNK] for k in range(0, len(todo), CHUNK)]
-    yield from map_in_order(
-        _make_chunk, chunks, min(workers, len(chunks)), _prepare_worker, (job, folder)
-    )
-
-
 _work: dict[str, Any] = {}  # what a worker process needs for every chunk
 
 
-def _prepare_worker(job: Job, folder: Path) -> None:
+def _prepare_worker(jobs: list[Job], folders: dict[str, Path]) -> None:
     import cv2
 
     cv2.setNumThreads(1)
-    _work["job"], _work["folder"] = job, folder
+    _work["jobs"], _work["folders"] = {job.name: job for job in jobs}, folders
 
 
-def _make_chunk(indices: list[int]) -> Made:
-    """Grow, encode and write the masks `indices`; return their rows."""
+def _make_chunk(task: tuple[str, list[int]]) -> Made:
+    """Grow, encode and write the masks of a chunk; return their rows."""
     from univg.masks import encode_mask
 
-    job, folder = _work["job"], _work["folder"]
-    rows, nodes, seconds = [], 0, {"growth": 0.0, "drawing": 0.0, "PNG": 0.0, "disk": 0.0}
+    name, indices = task
+    job, folder = _work["jobs"][name], _work["folders"][name]
+    rows, nodes, files = [], 0, {}
+    seconds = {"growth": 0.0, "drawing": 0.0, "PNG": 0.0, "disk": 0.0}
     for index in indices:
         made = synthesize(job, index)
         start = time.perf_counter()
         data = encode_mask(made.pixels > 0)
-        encoded = time.perf_counter()
-        write_atomic(folder / mask_name(job, index), data)
-        written = time.perf_counter()
+        seconds["PNG"] += time.perf_counter() - start
         seconds["growth"] += made.growth_s
         seconds["drawing"] += made.drawing_s
-        seconds["PNG"] += encoded - start
-        seconds["disk"] += written - encoded
         nodes += made.parameters["nodes"]
+        files[folder / mask_name(job, index)] = data
         rows.append(_row(job, index, sha256_hex(data), made.parameters))
+    start = time.perf_counter()
+    write_all_atomic(files)
     sync_folder(folder / MASKS)
+    seconds["disk"] += time.perf_counter() - start
     return Made(rows, nodes, seconds)
 
 

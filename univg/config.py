@@ -128,7 +128,7 @@ def parse(cls: type[Any], words: Sequence[str], prog: str) -> Invocation:
 
 def _flat(cls: Any) -> Any:
     """Its options stand on the command line under their own names."""
-    return tyro.conf.OmitArgPrefixes[cls]  # type: ignore[misc]
+    return Annotated[cls, tyro.conf.arg(name="")]
 
 
 def _nested_default(defaults: Any) -> Any:

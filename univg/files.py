@@ -11,6 +11,7 @@ import contextlib
 import errno
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from univg.errors import UserError
@@ -35,22 +36,42 @@ def sha256_of_file(path: Path) -> str:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that `path` is at every moment absent, old or complete."""
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    write_all_atomic({path: data})
+
+
+def write_all_atomic(files: Mapping[Path, bytes]) -> None:
+    """Write several files, each at every moment absent, old or complete.
+
+    All are written before the first is flushed: the disk then takes them together, which is much
+    faster than one by one. If one fails, none of those not yet in place appears.
+    """
+    temporaries = {
+        path: path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}") for path in files
+    }
+    current = next(iter(files), Path())
     try:
-        with temporary.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        for current, data in files.items():
+            temporaries[current].write_bytes(data)
+        for current, temporary in temporaries.items():  # noqa: B007 - named in the error
+            _flush(temporary)
+        for current, temporary in temporaries.items():
+            temporary.replace(current)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise explain_os_error(error, path) from error
+        for temporary in temporaries.values():
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        raise explain_os_error(error, current) from error
+
+
+def _flush(path: Path) -> None:
+    """Bring the file's content to the disk; a full disk may show only here."""
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
 
 
 def explain_os_error(error: OSError, path: Path) -> Exception:
     """Turn a full disk, a read-only folder or a missing one into a line a user can act on."""
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         return DiskFullError(
             f"{path.parent}: no space left on the disk; free some and run the same command again, "
             "it goes on where it stopped"

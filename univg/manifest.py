@@ -162,7 +162,9 @@ def describe_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+            flat.update(_flatten({str(k): item for k, item in enumerate(value)}, f"{prefix}{key}."))
+        elif isinstance(value, Mapping):
             flat.update(_flatten(value, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = value
