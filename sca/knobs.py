@@ -60,7 +60,7 @@ REAL_KNOBS = (
     Knob(path="real.course.stub_px", low=1.0, high=14.0, spread=0.2),
     Knob(path="real.course.join_px", low=0.0, high=12.0),
     Knob(path="real.course.lean_px", low=0.0, high=14.0),
-    Knob(path="real.course.smooth_rounds", low=0, high=6, whole=True),
+    Knob(path="real.course.smooth_rounds", low=0, high=10, whole=True),
 )
 """With real masks to follow."""
 
@@ -77,7 +77,7 @@ FREE_KNOBS = (
     Knob(path="course.stub_px", low=1.0, high=20.0, spread=0.2),
     Knob(path="course.join_px", low=0.0, high=12.0),
     Knob(path="course.lean_px", low=0.0, high=14.0),
-    Knob(path="course.smooth_rounds", low=0, high=8, whole=True),
+    Knob(path="course.smooth_rounds", low=0, high=10, whole=True),
 )
 """Without."""
 

@@ -173,7 +173,7 @@ class Conditioning:
 
     strength: ShareSpan = 0.8
     """0: real masks are ignored; 1: every real vessel is followed."""
-    graft: ShareSpan = 0.5
+    graft: ShareSpan = 0.9
     """Share of the fallen vessels that a subtree of another real mask replaces."""
     warp_px: NotNegativeSpan = 16.0
     """Amplitude of the smooth random warp laid over the real mask, so that none is copied."""
@@ -189,7 +189,7 @@ class Conditioning:
     attraction_px: PositiveSpan = 7.0
     kill_px: PositiveSpan = 3.0
     step_px: PositiveSpan = 3.0
-    jitter_px: NotNegativeSpan = 0.3
+    jitter_px: NotNegativeSpan = 0.15
     """Scatter of the attractors about the real centreline."""
     roots: Literal["hub", "border", "thick"] = "thick"
     """Where real vessels start: where they converge, at the image's border, at the thick end."""

@@ -92,7 +92,9 @@ def test_more_strength_keeps_more():
     kept = [
         np.mean(
             [
-                make("fundus", without_mirror("fundus", strength=s), seed).parameters["kept"]
+                make("fundus", without_mirror("fundus", strength=s), seed).parameters.get(
+                    "kept", 0.0
+                )
                 for seed in range(6)
             ]
         )
