@@ -98,8 +98,10 @@ def grow_tree(tree: Tree, attractors: Floats, blocked: Bytes, pace: Pace, seed: 
     the radius that the vessel reaching it has at least. `seed` feeds the wobble alone.
     """
     nodes, parent = pack(tree)
-    targets = np.zeros((len(attractors), 3))
+    # Rows of x, y, radius and the square of the distance to the nearest node.
+    targets = np.zeros((len(attractors), 4))
     targets[:, : attractors.shape[1]] = attractors
+    targets[:, 3] = np.inf
     cell = max(pace.attraction_px, 1.0)
     nodes, parent, count = _grow(
         nodes, parent, tree.size, pace.max_nodes, targets, blocked, pace.margin_px, cell,
@@ -158,7 +160,7 @@ def _sort_into_cells(points, cell, columns, rows):  # type: ignore[no-untyped-de
 @njit(cache=True, nogil=True)
 def _meet(  # type: ignore[no-untyped-def]
     nodes, node, attractors, start, end, order, cell, columns, rows, attraction2, kill2,
-    nearest, nearest2, waiting, waiting_count,
+    nearest, waiting, waiting_count,
 ):  # fmt: skip
     """Let a new node kill (eq. 5, 6) and claim (step 1) the attractors in its nine cells."""
     px, py = nodes[node, 0], nodes[node, 1]
@@ -181,12 +183,12 @@ def _meet(  # type: ignore[no-untyped-def]
                     end[here] -= 1
                     order[k] = order[end[here]]
                     continue
-                if d2 < attraction2 and d2 < nearest2[a]:
+                if d2 < attraction2 and d2 < attractors[a, 3]:
                     if nearest[a] == -1:
                         waiting[waiting_count] = a
                         waiting_count += 1
                     nearest[a] = node
-                    nearest2[a] = d2
+                    attractors[a, 3] = d2
                 k += 1
     return waiting_count
 
@@ -218,8 +220,10 @@ def can_stand(nodes, n, hx, hy, step, last, blocked, margin):  # type: ignore[no
         return False
     height, width = blocked.shape
     x, y = nodes[n, 0] + step * hx, nodes[n, 1] + step * hy
-    if np.hypot(x - last[n, 0], y - last[n, 1]) < STUCK * step:
-        return False
+    if last[n] >= 0:  # its last child
+        ex, ey = x - nodes[last[n], 0], y - nodes[last[n], 1]
+        if ex * ex + ey * ey < (STUCK * step) ** 2:
+            return False
     if -0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5:
         return blocked[int(y + 0.5), int(x + 0.5)] == 0
     return -margin < x < width + margin and -margin < y < height + margin
@@ -242,8 +246,7 @@ def add_node(  # type: ignore[no-untyped-def]
     nodes[count, 0], nodes[count, 1] = nodes[n, 0] + step * hx, nodes[n, 1] + step * hy
     nodes[count, 2], nodes[count, 3], nodes[count, 4] = hx, hy, turn
     nodes[count, 5], nodes[count, 6] = 0.0, np.inf
-    last[n, 0], last[n, 1] = nodes[count, 0], nodes[count, 1]
-    last[count] = np.inf
+    last[n], last[count] = count, -1
     parent[count] = n
     sprouts[n] += 1
 
@@ -281,14 +284,14 @@ def _pull(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _release(nearest, nearest2, waiting, waiting_count, sprouts):  # type: ignore[no-untyped-def]
+def _release(attractors, nearest, waiting, waiting_count, sprouts):  # type: ignore[no-untyped-def]
     """A node that cannot sprout lets go of its attractors; a later node may claim them."""
     kept = 0
     for w in range(waiting_count):
         a = waiting[w]
         if nearest[a] >= 0 and sprouts[nearest[a]] > MAX_CHILDREN:
             nearest[a] = -1
-            nearest2[a] = np.inf
+            attractors[a, 3] = np.inf
         else:
             waiting[kept] = a
             kept += 1
@@ -297,26 +300,25 @@ def _release(nearest, nearest2, waiting, waiting_count, sprouts):  # type: ignor
 
 @njit(cache=True, nogil=True)
 def enlarge(nodes, parent, sprouts, last, need):  # type: ignore[no-untyped-def]
-    """Make room for `need` nodes; arrays grow by half again, so memory follows the tree."""
+    """Make room for `need` nodes; arrays double, so memory follows the tree."""
     if need <= len(nodes):
         return nodes, parent, sprouts, last
-    old, room = len(nodes), need + need // 2 + 64
+    old, room = len(nodes), 2 * need
     more_nodes = np.zeros((room, nodes.shape[1]))
     more_nodes[:old] = nodes
     more_parent = np.empty(room, np.int32)
     more_parent[:old] = parent
     more_sprouts = np.zeros(room, np.int32)
     more_sprouts[: len(sprouts)] = sprouts
-    more_last = np.empty((room, 2))
+    more_last = np.full(room, -1, np.int32)
     more_last[: len(last)] = last
     return more_nodes, more_parent, more_sprouts, more_last
 
 
 @njit(cache=True, nogil=True)
-def count_sprouts(parent, count, sprouts, last):  # type: ignore[no-untyped-def]
+def count_sprouts(parent, count, sprouts):  # type: ignore[no-untyped-def]
     """Set how often each of the first `count` nodes has sprouted."""
     for n in range(count):
-        last[n] = np.inf
         if parent[n] >= 0:
             sprouts[parent[n]] += 1
 
@@ -331,19 +333,19 @@ def _grow(  # type: ignore[no-untyped-def]
     columns, rows = int(width / cell) + 1, int(height / cell) + 1
     start, end, order = _sort_into_cells(attractors, cell, columns, rows)
     attractors, order = attractors[order], np.arange(total).astype(np.int32)
-    nearest, nearest2 = np.full(total, -1, np.int32), np.full(total, np.inf)
+    nearest = np.full(total, -1, np.int32)
     waiting, waiting_count = np.empty(total, np.int32), 0
     pull, touched = np.zeros((256, 4)), np.empty(256, np.int32)
-    sprouts, last = np.zeros(0, np.int32), np.zeros((0, 2))
+    sprouts, last = np.zeros(0, np.int32), np.zeros(0, np.int32)
     nodes, parent, sprouts, last = enlarge(nodes, parent, sprouts, last, count + 256)
-    count_sprouts(parent, count, sprouts, last)
+    count_sprouts(parent, count, sprouts)
     slot = np.full(len(nodes), -1, np.int32)
     fresh = 0
     for _ in range(max_iterations):
         for n in range(fresh, count):
             waiting_count = _meet(
                 nodes, n, attractors, start, end, order, cell, columns, rows,
-                attraction * attraction, kill * kill, nearest, nearest2, waiting, waiting_count,
+                attraction * attraction, kill * kill, nearest, waiting, waiting_count,
             )  # fmt: skip
         fresh = count
         if len(touched) < waiting_count:
@@ -380,5 +382,5 @@ def _grow(  # type: ignore[no-untyped-def]
                 return nodes, parent, count
             add_node(nodes, parent, count, n, hx, hy, turn, step, last, sprouts)
             count += 1
-        waiting_count = _release(nearest, nearest2, waiting, waiting_count, sprouts)
+        waiting_count = _release(attractors, nearest, waiting, waiting_count, sprouts)
     return nodes, parent, count

@@ -155,9 +155,9 @@ def _grow_closed(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     height, width = blocked.shape
     columns, rows = int(width / cell) + 1, int(height / cell) + 1
-    sprouts, last = np.zeros(0, np.int32), np.zeros((0, 2))
+    sprouts, last = np.zeros(0, np.int32), np.zeros(0, np.int32)
     nodes, parent, sprouts, last = enlarge(nodes, parent, sprouts, last, count + 256)
-    count_sprouts(parent, count, sprouts, last)
+    count_sprouts(parent, count, sprouts)
     head, following = np.full(columns * rows, -1, np.int32), np.empty(len(nodes), np.int32)
     pull, touched = np.zeros((len(nodes), 3)), np.empty(len(nodes), np.int32)
     loops, loop_count = np.empty((MAX_LOOPS * len(attractors) + 1, 2), np.int32), 0
