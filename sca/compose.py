@@ -149,6 +149,7 @@ def grow_on_real(
         attraction_px=draw(rng, real.attraction_px) * frame.scale,
         kill_px=draw(rng, real.kill_px) * frame.scale,
         step_px=draw(rng, real.step_px) * frame.scale,
+        margin_px=0.5 * frame.side,  # moved roots may lie far outside, and must still grow
     )
     which = int(rng.integers(len(templates)))
     steering = steer(templates[which], templates, strength, real, frame, rng)

@@ -75,8 +75,9 @@ def steer(
 
 
 def move_course(points: Floats, move: Move, width: float) -> Floats:
-    """Move points with radii; a real width in sides becomes `width` times that, in pixels."""
-    return np.hstack([move(points[:, :2]), width * points[:, 2:]])
+    """Move points with radii; a real width in sides becomes `width` times that, zoomed, in px."""
+    zoom = float(np.sqrt(abs(np.linalg.det(move.matrix))))
+    return np.hstack([move(points[:, :2]), width * zoom * points[:, 2:]])
 
 
 def thin_branches(

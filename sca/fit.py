@@ -2,8 +2,9 @@
 
 In: a folder of masks (five are enough) and, if wanted, a card to start from. Out: a card. Roots and
 trunks are read off the masks (or kept from the card), then two searches turn what is left, by the
-cross-entropy method on the energy distance of the descriptors: one for growth on real courses, one
-for growth without. A mask too like one of the shots is punished, so the best card is no copier.
+cross-entropy method on the energy distance of the descriptors: one for growth without real
+courses, then one for growth on them. Masks more like the shots than the shots are like each other
+are fined, so the best card is no copier.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 LEAST_MASKS = 2
 ELITE_SHARE = 0.25
 FIRST_SPREAD = 0.22
-COPY_SLACK = 0.04
-COPY_PUNISHMENT = 20.0
+COPY_SLACK = 0.05
+COPY_FINE = 4.0
 
 
 @settings
@@ -56,9 +57,9 @@ class Fit:
     """Start from this modality (a name or a card), keeping its roots and guides."""
     roots: Literal["auto", "hub", "border", "thick"] = "auto"
     """Where vessels start: where they converge, at the border, or at the thick end."""
-    rounds: Annotated[int, Ge(0), Le(200)] = 8
+    rounds: Annotated[int, Ge(0), Le(200)] = 6
     """Rounds of each of the two searches; 0 writes the first estimate."""
-    candidates: Annotated[int, Ge(4), Le(1000)] = 16
+    candidates: Annotated[int, Ge(4), Le(1000)] = 12
     """Cards tried a round."""
     masks: Annotated[int, Ge(4), Le(1000)] = 12
     """Masks synthesized a candidate."""
@@ -203,7 +204,7 @@ def make_target(masks: Sequence[BoolArray], rooting: Any, settings: Fit) -> Targ
         real=real,
         templates=tuple(trace_template(m, names[k], rooting) for k, m in enumerate(masks)),
         shape=(max(16, round(height * scale)), max(16, round(width * scale))),
-        copy_limit=likeness.max + COPY_SLACK,
+        copy_limit=likeness.mean + COPY_SLACK,
         count=settings.masks,
         seed=settings.seed,
     )
@@ -294,8 +295,7 @@ def judge(section: dict[str, Any], target: Target, on_real: bool) -> float:
     overlap, _ = nearest_overlap(
         np.array([m.thumbnail for m in made]), np.array([m.thumbnail for m in target.real])
     )
-    fine = COPY_PUNISHMENT * float(np.maximum(overlap - target.copy_limit, 0.0).mean())
-    return float(cost) + fine
+    return float(cost) + COPY_FINE * max(0.0, float(overlap.mean()) - target.copy_limit)
 
 
 def card_text(card: Modality, on_real: Found, free: Found, count: int) -> str:

@@ -49,9 +49,9 @@ class Knob:
 
 
 REAL_KNOBS = (
-    Knob(path="real.strength", low=0.6, high=0.95),
+    Knob(path="real.strength", low=0.4, high=0.95),
     Knob(path="real.graft", low=0.5, high=1.0),
-    Knob(path="real.warp_px", low=10.0, high=30.0),
+    Knob(path="real.warp_px", low=10.0, high=45.0),
     Knob(path="real.jitter_px", low=0.1, high=1.5),
     Knob(path="real.width_factor", low=0.85, high=1.2),
     Knob(path="real.fill", low=0.0, high=1.5),

@@ -24,10 +24,15 @@ from univg.modalities import find_modality
 
 Case = Callable[[Path], list[object]]
 QUICK = ["--size", "64", "64", "--count", "2", "--workers", "1"]
+FITTING = ["--size", "64", "--rounds", "0", "--masks", "4", "--candidates", "4", "--workers", "1"]
 
 
 def synth(*words: object) -> list[object]:
     return ["sca", "synth", *QUICK, *words]
+
+
+def fit(*words: object, real: str = "real") -> list[object]:
+    return ["sca", "fit", "--real", real, *FITTING, *words]
 
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:
@@ -158,6 +163,44 @@ LINES: dict[str, tuple[list[object], str]] = {
         "fundus",
     ),
     "fit empty": (["sca", "fit", "--real", "empty", "--out", "card.yaml"], "empty"),
+    "fit out is no card": (fit("--out", "card.json"), "NAME.yaml"),
+    "fit out without a name": (fit("--out", ".yaml"), "NAME.yaml"),
+    "fit out is a folder": (fit("--out", "dir.yaml"), "dir.yaml: is a folder"),
+    "fit out is a folder to overwrite": (
+        fit("--out", "dir.yaml", "--overwrite"),
+        "dir.yaml: is a folder",
+    ),
+    "fit out below a file": (fit("--out", "file.txt/card.yaml"), "file.txt"),
+    "fit out is no name for a card": (fit("--out", "(mine).yaml"), "(mine)"),
+    "fit out is too long a name": (fit("--out", f"{'n' * 61}.yaml"), "60"),
+    "fit out is a card that is there": (fit("--out", "old.yaml"), "--overwrite"),
+    "fit real is a file": (fit("--out", "card.yaml", real="file.txt"), "file.txt"),
+    "fit real without pictures": (fit("--out", "card.yaml", real="foreign"), "no picture"),
+    "fit to a card that is missing": (
+        fit("--out", "card.yaml", "--like", "none.yaml"),
+        "none.yaml",
+    ),
+    "fit rounds negative": (fit("--out", "card.yaml", "--rounds", "-1"), "rounds is -1"),
+    "fit rounds many": (fit("--out", "card.yaml", "--rounds", "201"), "rounds is 201"),
+    "fit candidates": (fit("--out", "card.yaml", "--candidates", "1"), "candidates is 1"),
+    "fit masks": (fit("--out", "card.yaml", "--masks", "3"), "masks is 3"),
+    "fit size": (fit("--out", "card.yaml", "--size", "8"), "size is 8"),
+    "fit seed": (fit("--out", "card.yaml", "--seed", "-1"), "seed is -1"),
+    "fit workers": (fit("--out", "card.yaml", "--workers", "0"), "workers is 0"),
+    "fit roots": (fit("--out", "card.yaml", "--roots", "centre"), "--roots"),
+    "fit unknown option": (fit("--out", "card.yaml", "--strength", "1"), "--strength"),
+    "show is no PNG": (["sca", "show", "--synth", "run", "--out", "sheet.jpg"], ".png"),
+    "show out is a folder": (["sca", "show", "--synth", "run", "--out", "dir.png"], "dir.png"),
+    "show out is a mask": (
+        ["sca", "show", "--synth", "real", "--out", "real/fundus-000000.png"],
+        "is one of the masks",
+    ),
+    "show real missing": (["sca", "show", "--synth", "run", "--real", "none"], "none"),
+    "show real empty": (["sca", "show", "--synth", "run", "--real", "empty"], "empty"),
+    "show of a file": (["sca", "show", "--synth", "file.txt"], "file.txt"),
+    "show many": (["sca", "show", "--synth", "run", "--count", "401"], "count is 401"),
+    "show seed": (["sca", "show", "--synth", "run", "--seed", "-1"], "seed is -1"),
+    "show tile": (["sca", "show", "--synth", "run", "--tile-px", "8"], "tile_px is 8"),
     "data show unknown": (["data", "show", "drve"], "drive"),
     "data list unknown modality": (["data", "list", "--modality", "xray"], "xray"),
     "data check missing": (["data", "check", "none"], "none: does not exist"),
@@ -205,6 +248,8 @@ def exists(words: list[object]) -> bool:
 )
 def test_a_wrong_command_line(words, said, place, capsys):
     (place / "dir.yaml").mkdir()
+    (place / "dir.png").mkdir()
+    (place / "old.yaml").write_text("years: of work\n")
     assert said in check_refusal(place, words, capsys)
 
 
@@ -400,6 +445,27 @@ def test_masks_with_nothing_to_follow(place, capsys):
     cv2.imwrite(str(only / "speck.png"), speck)
     said = check_refusal(place, synth("--out", "new", "--real", "specks"), capsys)
     assert "no vessel long enough" in said
+
+
+@pytest.mark.parametrize("only", ["one", "specks"])
+def test_masks_too_few_or_too_empty_to_fit(only, place, capsys):
+    (place / only).mkdir()
+    if only == "one":
+        shutil.copy(next((place / "real").iterdir()), place / only)
+    else:
+        speck = np.zeros((64, 64), np.uint8)
+        speck[30, 30] = 255
+        for name in "ab":
+            cv2.imwrite(str(place / only / f"{name}.png"), speck)
+    said = check_refusal(place, fit("--out", "card.yaml", real=only), capsys)
+    assert only in said
+
+
+def test_a_grey_mask_is_refused_for_fitting_where_asked(place, capsys):
+    ramp = np.tile(np.linspace(0, 255, 64).astype(np.uint8), (64, 1))
+    cv2.imwrite(str(place / "real" / "ramp.png"), ramp)
+    said = check_refusal(place, fit("--out", "card.yaml", "--strict"), capsys)
+    assert "ramp.png" in said
 
 
 # Output folders that somebody has touched.

@@ -49,6 +49,9 @@ COMMANDS: dict[str, Command] = {
     "demo": Command("univg.demo", "Demo", "masks of five modalities, scored, as one HTML page"),
 }
 
+LATER = ("train", "adapter", "generate", "export", "segment", "run")
+"""Places in the scheme that a later version fills."""
+
 GROUPS = {
     "sca": "masks by space colonization",
     "data": "data sets: cards, preparation, checks, splits",
@@ -105,6 +108,8 @@ def _split_name(words: list[str]) -> tuple[str, list[str]]:
 
 
 def _unknown(name: str, valid: list[str]) -> str:
+    if name in LATER:
+        return f"`univg {name}` is not part of version {__version__}; `univg --help` lists what is"
     near = difflib.get_close_matches(name, valid, n=1)
     hint = f"did you mean `univg {near[0]}`? " if near else ""
     return f"`{name}` is not a command; {hint}`univg --help` lists them"

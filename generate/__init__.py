@@ -1,0 +1,1 @@
+"""Generation: masks, images, the quality gate and exporters. Nothing here yet."""

@@ -1,0 +1,1 @@
+"""Segmentation: networks, fit, predict, evaluate. Nothing here yet."""

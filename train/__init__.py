@@ -1,0 +1,1 @@
+"""Training: mask pretraining and adaptation, image pretraining and adaptation. Nothing here yet."""
