@@ -62,8 +62,8 @@ def estimate_section(masks: Masks, rooting: Rooting) -> dict[str, Any]:
         "real": {"roots": rooting},
     }  # fmt: skip
     trunks = [trunk for template in templates for trunk in _trunks(template)]
-    if not trunks:
-        return section
+    if not trunks:  # nothing leaves a root far enough: grow from the middle
+        return section | {"points": {"root": {"at": [0.5, 0.5]}}, "roots": ["root"]}
     section |= _border_guides(templates) if rooting == "border" else _fan_guides(templates)
     return section
 
@@ -121,7 +121,7 @@ def _fan_guides(templates: Sequence[Template]) -> dict[str, Any]:
     middle, spread = roots.mean(axis=0), np.clip(roots.std(axis=0) * 1.5, 0.01, 0.2)
     each = [_trunks(t) for t in templates]
     trunks = [trunk for some in each for trunk in some]
-    angles = np.array([np.arctan2(*(t[min(12, len(t) - 1)] - t[0])[1::-1]) for t in trunks])
+    angles = np.array([np.arctan2(*(t[len(t) // 3] - t[0])[1::-1]) for t in trunks])
     lengths = [float(np.hypot(*np.diff(t[:, :2], axis=0).T).sum()) for t in trunks]
     count = [len(some) for some in each]
     guide = {

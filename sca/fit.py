@@ -10,6 +10,7 @@ are fined, so the best card is no copier.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from univg import __version__
 from univg.config import from_plain, settings, to_plain
 from univg.errors import ConfigError, DataError
 from univg.files import make_folder, write_atomic
-from univg.modalities import Modality, find_modality
+from univg.modalities import NAME_LENGTH, NAME_PATTERN, Modality, find_modality
 from univg.pool import Workers
 from univg.progress import Progress, show_progress
 from univg.seeds import rng_for
@@ -118,6 +119,7 @@ def run(settings: Fit) -> FitResult:
     """Search, write the card, and say how near it came."""
     _check_out(settings)
     name, masks = settings.out.stem, read_masks(settings.real, settings.strict)
+    make_folder(settings.out.parent)
     base, rooting = first_card(name, masks, settings)
     target = make_target(masks, rooting, settings)
     total = 2 * settings.rounds * settings.candidates
@@ -130,7 +132,6 @@ def run(settings: Fit) -> FitResult:
         free = search.run(base.sca, on_real=False)
         on_real = search.run(free.section, on_real=True)
     card = dataclasses.replace(base, sca=on_real.section)
-    make_folder(settings.out.parent)
     write_atomic(settings.out, card_text(card, on_real, free, len(masks)).encode())
     print(f"on real courses: distance {on_real.before:.2f} -> {on_real.after:.2f}")  # noqa: T201
     print(f"without:         distance {free.before:.2f} -> {free.after:.2f}")  # noqa: T201
@@ -144,6 +145,11 @@ def _check_out(settings: Fit) -> None:
         raise ConfigError(f"out is `{out}`: a card's file is called NAME.yaml")
     if out.is_dir():
         raise ConfigError(f"{out}: is a folder; give the path of a card, NAME.yaml")
+    if not re.fullmatch(NAME_PATTERN, out.stem) or len(out.stem) > NAME_LENGTH:
+        raise ConfigError(
+            f"{out}: the file's name becomes the modality's: letters, digits, spaces, . _ and - "
+            f"only, at most {NAME_LENGTH} characters"
+        )
     if out.exists() and not settings.overwrite:
         raise ConfigError(f"{out}: exists already; choose another name, or add --overwrite")
 
@@ -167,7 +173,10 @@ def first_card(name: str, masks: Sequence[BoolArray], settings: Fit) -> tuple[Mo
     """The card that the search starts from, and where its vessels start."""
     from .estimate import choose_rooting, estimate_section
     from .params import growth_of
+    from .template import trace_template
 
+    if not any(len(trace_template(mask, "", "thick").parent) for mask in masks):
+        raise DataError(f"{settings.real}: no vessel long enough to follow in any of the masks")
     if settings.like is not None:
         base = find_modality(settings.like)
         plain = to_plain(growth_of(base))
@@ -230,21 +239,22 @@ class Search:
         rng = rng_for(self.settings.seed, "sca.fit", int(on_real))
         middle = start_of(section, knobs)
         spread = np.full(len(knobs), FIRST_SPREAD)
-        before = best_cost = judge(section, self.target, on_real)
-        best = section
+        before = judge(section, self.target, on_real)
         kept = max(2, round(ELITE_SHARE * count))
         for _ in range(self.settings.rounds):
             drawn = middle + spread * rng.standard_normal((count, len(knobs)))
             drawn = np.clip(drawn, 0.0, 1.0)
             sections = [turn(section, knobs, at) for at in drawn]
             costs = self._judge_all(sections, on_real)
-            order = np.argsort(costs, kind="stable")
-            if costs[order[0]] < best_cost:
-                best, best_cost = sections[order[0]], costs[order[0]]
-            elite = drawn[order[:kept]]
+            elite = drawn[np.argsort(costs, kind="stable")[:kept]]
             middle = 0.3 * middle + 0.7 * elite.mean(axis=0)
             spread = 0.3 * spread + 0.7 * np.maximum(elite.std(axis=0), 0.03)
-        return Found(section=best, before=before, after=best_cost)
+        # The middle of the elite, not the best candidate: that one also had the best luck.
+        found = turn(section, knobs, middle)
+        after = judge(found, self.target, on_real)
+        if not self.settings.rounds or after > before:
+            return Found(section=section, before=before, after=before)
+        return Found(section=found, before=before, after=after)
 
     def _judge_all(self, sections: list[dict[str, Any]], on_real: bool) -> list[float]:
         costs = []

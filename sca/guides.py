@@ -39,7 +39,8 @@ def lay_guides(
         if guide.variant not in {"", variant}:
             continue
         if rng.random() >= guide.probability or (guide.follow and stem is None):
-            stem = stem if guide.follow else None
+            # A spline that is not drawn leaves its followers without a stem; others change nothing.
+            stem = stem if guide.follow or guide.kind != "spline" else None
         elif guide.kind == "fan":
             curves += _fan(guide, places, frame, rng)
         elif guide.kind == "inward":

@@ -90,7 +90,7 @@ def start_of(section: Section, knobs: Sequence[Knob]) -> npt.NDArray[np.float64]
 def _start(section: Section, knob: Knob) -> float:
     if knob.factor:
         return knob.position(1.0)
-    holders = _holders(section, knob.path)
+    holders = _holders(copy.deepcopy(section), knob.path)  # what is missing is made in a copy
     found = holders[0][0].get(holders[0][1]) if holders else None
     if found is None:
         return 0.5

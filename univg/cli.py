@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,6 +62,8 @@ GROUPS = {
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line `words` (default: those of the process); return the exit code."""
     words = list(sys.argv[1:] if words is None else words)
+    # Before numpy is loaded: our matrices are small, and processes share the cores already.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         return _dispatch(words)
     except UserError as error:

@@ -16,6 +16,8 @@ from pydantic import StringConstraints
 from univg.config import from_plain, read_yaml, settings
 from univg.errors import ConfigError
 
+NAME_PATTERN = r"\w[\w .-]*"
+NAME_LENGTH = 60
 CARD_FOLDER = Path(__file__).parent / "assets" / "modalities"
 
 
@@ -23,7 +25,7 @@ CARD_FOLDER = Path(__file__).parent / "assets" / "modalities"
 class Modality:
     """One modality card."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^\w[\w .-]*$", max_length=60)]
+    name: Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN}$", max_length=NAME_LENGTH)]
     """Short name, one word, as it stands in folders and manifests; no path."""
     title: str
     """What a person calls it."""
