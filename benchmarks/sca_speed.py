@@ -160,7 +160,8 @@ def measure_growth(counts: tuple[int, ...], repeats: int) -> list[dict[str, Any]
 
 def grow_once(count: int, side: int, repeats: int) -> tuple[float, int]:
     """Grow one tree; the fastest of `repeats` times [s], and its nodes."""
-    from univg.sca.growth import Pace, grow_tree, plant
+    from univg.sca.growth import grow_tree
+    from univg.sca.tree import Pace, plant
 
     attractors, root = scatter(count, side)
     blocked = np.zeros((side, side), np.uint8)
@@ -224,7 +225,8 @@ def grow_plainly(
 
 def measure_baseline(count: int) -> dict[str, Any]:
     """Grow the same tree with univg and in plain NumPy."""
-    from univg.sca.growth import Pace, grow_tree, plant
+    from univg.sca.growth import grow_tree
+    from univg.sca.tree import Pace, plant
 
     side = round(CELL_PX * count**0.5)
     attractors, root = scatter(count, side)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .growth import Bytes
 from .guides import arc_length, resample
 from .sampling import Floats, Frame, Generator
+from .tree import Bytes
 
 
 def scattered(frame: Frame, count: int, rng: Generator) -> Floats:

@@ -17,7 +17,7 @@ import numpy as np
 
 from . import attractors as place
 from .conditioning import Steering, distance_at, steer
-from .growth import Bytes, Floats, Tree, grow_tree, plant
+from .growth import grow_tree
 from .guides import Curve, lay_guides
 from .params import Growth, Stage
 from .raster import draw_vessels
@@ -33,6 +33,7 @@ from .sampling import (
 )
 from .shape import shape_vessels
 from .template import Template
+from .tree import Bytes, Floats, Tree, plant
 from .venation import grow_closed
 
 

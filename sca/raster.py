@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .growth import Bytes
 from .shape import Vessels
+from .tree import Bytes
 
 
 def draw_vessels(canvas: Bytes, vessels: Vessels) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .growth import Pace
 from .params import REFERENCE_SIDE_PX, Course, Growth, Span, Stage
 from .shape import Calibre, Finish
+from .tree import Pace
 
 Generator = np.random.Generator
 Floats = npt.NDArray[np.float64]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from .growth import Floats, Ints, Tree
+from .tree import Floats, Ints, Tree
 
 LEAN_COS = 0.75  # a side branch that leaves at less than about 40 degrees is well placed
 WIDTH_ROUNDS = 12  # widths measured on real masks jump by a pixel; this evens some ten nodes

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .growth import (
+from .tree import (
     Bytes,
     Floats,
     Pace,

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from univg.sca.growth import Pace, Tree, grow_tree, plant
+from univg.sca.growth import grow_tree
+from univg.sca.tree import Pace, Tree, plant
 
 PAPER = Pace()
 OPEN = np.zeros((300, 300), np.uint8)

@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from univg.sca.growth import Pace, grow_tree, plant
+from univg.sca.growth import grow_tree
 from univg.sca.raster import draw_vessels
 from univg.sca.shape import Calibre, Finish, Vessels, shape_vessels
+from univg.sca.tree import Pace, plant
 
 SIZES = [(37, 201), (201, 37), (512, 512), (300, 700), (16, 16), (1024, 333)]
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from univg.sca.growth import Pace, Tree, grow_tree, plant
+from univg.sca.growth import grow_tree
 from univg.sca.shape import Calibre, Finish, Vessels, shape_vessels
+from univg.sca.tree import Pace, Tree, plant
 
 AS_GROWN = Finish(stub_px=0.0, join_px=0.0, smooth_rounds=0)
 PURE = Calibre(tip_radius_px=1.0, exponent=2.5, taper_per_px=0.0, max_radius_px=1e9)

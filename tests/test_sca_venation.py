@@ -11,8 +11,9 @@ import pytest
 
 from univg.modalities import find_modality
 from univg.sca.compose import grow_mask
-from univg.sca.growth import Pace, Tree, grow_tree, plant
+from univg.sca.growth import grow_tree
 from univg.sca.params import Growth, growth_of
+from univg.sca.tree import Pace, Tree, plant
 from univg.sca.venation import grow_closed
 
 SIDE = 200
