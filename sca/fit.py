@@ -21,7 +21,7 @@ import yaml
 from annotated_types import Ge, Le
 
 from univg import __version__
-from univg.config import from_plain, settings, to_plain
+from univg.config import check, from_plain, settings, to_plain
 from univg.errors import ConfigError, DataError
 from univg.files import make_folder, write_atomic
 from univg.modalities import NAME_LENGTH, NAME_PATTERN, Modality, find_modality
@@ -117,6 +117,7 @@ def plan(settings: Fit) -> str:
 
 def run(settings: Fit) -> FitResult:
     """Search, write the card, and say how near it came."""
+    settings = check(settings)
     _check_out(settings)
     name, masks = settings.out.stem, read_masks(settings.real, settings.strict)
     make_folder(settings.out.parent)

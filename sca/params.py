@@ -22,6 +22,8 @@ Span = float | tuple[float, float]
 PositiveSpan = Annotated[float, Gt(0)] | tuple[Annotated[float, Gt(0)], Annotated[float, Gt(0)]]
 NotNegativeSpan = Annotated[float, Ge(0)] | tuple[Annotated[float, Ge(0)], Annotated[float, Ge(0)]]
 Share = Annotated[float, Ge(0), Le(1)]
+Cell = Annotated[float, Ge(1)]
+CellSpan = Cell | tuple[Cell, Cell]
 ShareSpan = Share | tuple[Share, Share]
 XY = tuple[float, float]
 CountSpan = tuple[Annotated[int, Ge(0)], Annotated[int, Ge(0)]]
@@ -115,15 +117,13 @@ class Stage:
     """Dk: an attractor nearer to a node than this is reached and removed."""
     step_px: PositiveSpan = 15.0
     """Ls: length of one segment."""
-    cell_px: PositiveSpan = 24.0
+    cell_px: CellSpan = 24.0
     """Side of the grid cells; one attractor a cell, anywhere in it."""
     keep: ShareSpan = 1.0
     """Share of the cells that get an attractor."""
     placement: Literal["grid", "random"] = "grid"
     patchiness: ShareSpan = 0.0
     """0: evenly; 1: whole regions get none."""
-    clear_px: NotNegativeSpan = 0.0
-    """No attractor nearer than this to a vessel that is there already."""
     within: str = ""
     """Only within `within_px` of this point; empty: everywhere."""
     within_px: PositiveSpan = 100.0
@@ -150,8 +150,6 @@ class Widths:
     taper_per_px: NotNegativeSpan = 0.01
     """Flow gained a pixel of vessel, in tips; makes a vessel taper between its branchings."""
     max_radius_px: PositiveSpan = 8.0
-    tree_factor: dict[str, Annotated[float, Gt(0)]] = field(default_factory=dict)
-    """Widths of single trees, times this (arteries are thinner than veins)."""
 
 
 @settings
@@ -237,6 +235,8 @@ def growth_of(modality: Modality) -> Growth:
     """Read and check the `sca` section of `modality`; all that is wrong is told at once."""
     growth = from_plain(Growth, modality.sca, f"modality {modality.name}, sca")
     wrong = [*_unknown_points(growth), *_empty_spans(growth)]
+    if growth.variants and not sum(growth.variants.values()) > 0:
+        wrong.append("variants: the weights sum to 0; give one a weight above 0")
     if wrong:
         raise ConfigError(f"modality {modality.name}, sca: " + "; ".join(wrong))
     return growth

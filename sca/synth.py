@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Gt, Le, MinLen
 
 from univg import __version__
-from univg.config import settings, to_plain
+from univg.config import check, settings, to_plain
 from univg.errors import ConfigError, DataError
 from univg.modalities import Modality, find_modality, modality_names
 
@@ -45,7 +45,7 @@ class Synth:
     """Folder to write; new, empty, or of the same run."""
     modality: Annotated[tuple[str, ...], MinLen(1)] = ("fundus",)
     """Names (fundus, octa, oct, coronary, brain), `all` for these five, or paths of cards."""
-    count: Annotated[int, Ge(1), Le(100_000_000)] = 100
+    count: Annotated[int, Ge(1), Le(10_000_000)] = 100
     """Masks of each modality."""
     first: Annotated[int, Ge(0)] = 0
     """Index of the first mask; makes single masks again, or a part of a larger run."""
@@ -133,6 +133,11 @@ class Made:
 
 def prepare_jobs(settings: Synth) -> list[Job]:
     """Resolve and check all that the run needs, before anything is written."""
+    from univg.images import MAX_PIXELS
+
+    height, width = settings.size
+    if height * width > MAX_PIXELS:
+        raise ConfigError(f"size is {height} × {width}: more than the {MAX_PIXELS} px univg reads")
     names = list(settings.modality)
     if "all" in names:
         names = [*modality_names(), *(n for n in names if n != "all" and n.endswith("ml"))]
@@ -237,6 +242,7 @@ def run(settings: Synth) -> SynthResult:
     """Write the masks; go on where an earlier run stopped."""
     from .writing import write_jobs
 
+    settings = check(settings)
     jobs = prepare_jobs(settings)
     result = SynthResult()
     start = time.perf_counter()

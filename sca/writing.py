@@ -27,7 +27,15 @@ from univg.files import (
     write_all_atomic,
     write_atomic,
 )
-from univg.manifest import MANIFEST_NAME, ManifestWriter, claim_folder, iterate_rows, lock_folder
+from univg.manifest import (
+    MANIFEST_NAME,
+    ManifestWriter,
+    claim_folder,
+    iterate_rows,
+    lock_folder,
+    sort_rows,
+)
+from univg.masks import encode_mask
 from univg.pool import Workers
 from univg.progress import show_progress
 from univg.seeds import seed_for
@@ -61,8 +69,8 @@ def write_jobs(jobs: Sequence[Job], settings: Synth, result: SynthResult) -> Non
     with contextlib.ExitStack() as stack:
         for job in jobs:
             make_folder(folders[job.name])
-            claim_folder(folders[job.name], job.identity())
             stack.enter_context(lock_folder(folders[job.name]))
+            claim_folder(folders[job.name], job.identity())
         todo = {job.name: _begin(job, folders[job.name], settings, result) for job in jobs}
         chunks = sum(-(-len(indices) // CHUNK) for indices in todo.values())
         count = min(settings.workers, chunks)
@@ -79,7 +87,11 @@ def _begin(job: Job, folder: Path, settings: Synth, result: SynthResult) -> list
     wanted = range(settings.first, settings.first + settings.count)
     rows = _finished(job, folder)
     todo = [index for index in wanted if index not in rows]
-    lost = [index for index in wanted if index in rows and not _is_whole(folder, rows[index])]
+    lost = [
+        index
+        for index in wanted
+        if index in rows and not _is_whole(folder / mask_name(job, index), rows[index])
+    ]
     result.skipped += len(wanted) - len(todo) - len(lost)
     result.folders.append(folder)
     _restore(job, folder, lost, rows, result)
@@ -99,20 +111,22 @@ def _write_masks(
             manifest.append(made.rows)
             result.add(made)
             progress.advance(len(made.rows))
+    if tasks and (settings.first > 0 or settings.count > len(todo)):
+        sort_rows(folder, "index")  # earlier runs may have made later masks
     # A worker of a killed run may have outlived it for a moment and left a last file.
     remove_temporaries(folder / MASKS)
 
 
 def _write_config(folder: Path, settings: Synth) -> None:
-    """Write config.yaml: the settings without what changes no byte."""
-    plain = {k: v for k, v in to_plain(settings).items() if k not in {"out", "workers", "real"}}
-    text = yaml.safe_dump({"univg": __version__, "command": "sca synth", **plain}, sort_keys=False)
-    write_atomic(folder / "config.yaml", text.encode())
+    """Write config.yaml, for `--config`: the settings without what changes no byte."""
+    plain = {k: v for k, v in to_plain(settings).items() if k not in {"out", "workers"}}
+    head = f"# univg {__version__}: univg sca synth --config THIS --out FOLDER\n"
+    write_atomic(folder / "config.yaml", (head + yaml.safe_dump(plain, sort_keys=False)).encode())
 
 
-def _finished(job: Job, folder: Path) -> dict[int, dict[str, Any]]:
-    """The rows of the manifest by index; one that this job cannot have written is refused."""
-    rows: dict[int, dict[str, Any]] = {}
+def _finished(job: Job, folder: Path) -> dict[int, str]:
+    """Hash by index of what the manifest names; a row this job cannot have written is refused."""
+    rows: dict[int, str] = {}
     for row in iterate_rows(folder):
         index = row.get("index")
         sound = (
@@ -126,30 +140,30 @@ def _finished(job: Job, folder: Path) -> dict[int, dict[str, Any]]:
                 f"{folder / MANIFEST_NAME}: the row of index {index!r} is incomplete, wrong or "
                 "stands twice; the file was edited: restore it, or choose another --out"
             )
-        rows[row["index"]] = row
+        rows[row["index"]] = row["sha256"]
     return rows
 
 
-def _is_whole(folder: Path, row: dict[str, Any]) -> bool:
-    path = folder / row["mask"]
-    return path.is_file() and sha256_of_file(path) == str(row["sha256"])
+def _is_whole(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256_of_file(path) == digest
 
 
 def _restore(
-    job: Job, folder: Path, lost: list[int], rows: dict[int, dict[str, Any]], result: SynthResult
+    job: Job, folder: Path, lost: list[int], rows: dict[int, str], result: SynthResult
 ) -> None:
     """Make again what the manifest names and the disk has lost; it must come out the same."""
-    if not lost:
-        return
-    _prepare_worker([job], {job.name: folder})
-    made = _make_chunk((job.name, lost))
-    for index, row in zip(lost, made.rows, strict=True):
-        if row["sha256"] != rows[index]["sha256"]:
+    for index in lost:
+        made = synthesize(job, index)
+        data = encode_mask(made.pixels > 0)
+        path = folder / mask_name(job, index)
+        if sha256_hex(data) != rows[index]:
             raise DataError(
-                f"{folder / row['mask']}: was damaged, and the mask made again differs from the "
-                "one in the manifest (other library versions?); choose another --out"
+                f"{path}: is damaged or missing, and the mask made again differs from the one in "
+                "the manifest (other library versions?); nothing was replaced: choose another --out"
             )
-    result.add(made)
+        write_atomic(path, data)
+        result.masks += 1
+        result.nodes += made.parameters["nodes"]
 
 
 _work: dict[str, Any] = {}  # what a worker process needs for every chunk
@@ -164,8 +178,6 @@ def _prepare_worker(jobs: list[Job], folders: dict[str, Path]) -> None:
 
 def _make_chunk(task: tuple[str, list[int]]) -> Made:
     """Grow, encode and write the masks of a chunk; return their rows."""
-    from univg.masks import encode_mask
-
     name, indices = task
     job, folder = _work["jobs"][name], _work["folders"][name]
     rows, nodes, files = [], 0, {}

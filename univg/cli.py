@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from univg import __version__
@@ -64,17 +67,41 @@ def main(words: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if words is None else words)
     # Before numpy is loaded: our matrices are small, and processes share the cores already.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    _speak_plainly()
     try:
         return _dispatch(words)
     except UserError as error:
-        print(f"univg: {error}", file=sys.stderr)  # noqa: T201
-        return 2
+        return _refuse(str(error), 2)
     except KeyboardInterrupt:
-        print("univg: stopped; the same command goes on from here", file=sys.stderr)  # noqa: T201
-        return 130
+        return _refuse("stopped; what is written is safe, the same command goes on", 130)
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        from univg.files import explain_os_error
+
+        plain = explain_os_error(error, Path(error.filename))
+        reason = str(plain) if plain is not error else f"{error.filename}: {error.strerror}"
+        return _refuse(reason, 2)
+
+
+def _refuse(message: str, code: int) -> int:
+    print(f"univg: {message}", file=sys.stderr)  # noqa: T201
+    return code
+
+
+def _speak_plainly() -> None:
+    """One line a warning, and no crash where the terminal knows fewer letters than we use."""
+    warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"univg: warning: {message}", file=sys.stderr)  # noqa: T201
 
 
 def _dispatch(words: list[str]) -> int:

@@ -10,13 +10,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from univg.errors import UserError
 
 TEMPORARY_PREFIX = ".univg-tmp-"
+_numbers = itertools.count()
 
 
 class DiskFullError(UserError):
@@ -45,8 +48,9 @@ def write_all_atomic(files: Mapping[Path, bytes]) -> None:
     All are written before the first is flushed: the disk then takes them together, which is much
     faster than one by one. If one fails, none of those not yet in place appears.
     """
+    # Short names: the final one may be as long as the system allows.
     temporaries = {
-        path: path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}") for path in files
+        path: path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{next(_numbers)}") for path in files
     }
     current = next(iter(files), Path())
     try:
@@ -80,6 +84,10 @@ def explain_os_error(error: OSError, path: Path) -> Exception:
         return UserError(f"{path}: cannot be written ({error.strerror}); choose another folder")
     if error.errno in {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}:
         return UserError(f"{path}: {error.strerror}; choose another output path")
+    if error.errno == errno.ENAMETOOLONG:
+        return UserError(
+            f"{path}: the name is longer than this system allows; choose a shorter one"
+        )
     return error
 
 
@@ -104,9 +112,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_temporaries(folder: Path) -> int:
-    """Delete what killed runs left in `folder` (not below it); return how many files."""
+    """Delete what killed runs left in `folder` (not below it); return how many."""
     count = 0
     for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        leftover.unlink(missing_ok=True)
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
         count += 1
     return count

@@ -8,8 +8,10 @@ was killed leaves at most one torn last line, which the next run cuts off.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ from univg.files import explain_os_error, write_atomic
 
 MANIFEST_NAME = "manifest.jsonl"
 RUN_NAME = "run.json"
+LOCK_NAME = ".univg-lock"
+TAIL_BYTES = 65_536
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF}
 
 Row = dict[str, Any]
 
@@ -64,8 +69,11 @@ class ManifestWriter:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / MANIFEST_NAME
-        _cut_torn_line(self.path)
-        self._stream = self.path.open("ab", buffering=0)
+        try:
+            _cut_torn_line(self.path)
+            self._stream = self.path.open("ab", buffering=0)
+        except OSError as error:
+            raise explain_os_error(error, self.path) from error
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append `rows`, whose files must be on disk already."""
@@ -95,13 +103,30 @@ class ManifestWriter:
 
 
 def _cut_torn_line(path: Path) -> None:
+    """Cut what a killed run left of its last line; rows are short, so its end is enough."""
     if not path.exists():
         return
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole != len(data):
-        with path.open("r+b") as stream:
+    with path.open("r+b") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        whole = size
+        while whole > 0:
+            start = max(0, whole - TAIL_BYTES)
+            stream.seek(start)
+            found = stream.read(whole - start).rfind(b"\n")
+            if found >= 0:
+                whole = start + found + 1
+                break
+            whole = start
+        if whole != size:
             stream.truncate(whole)
+
+
+def sort_rows(folder: Path, key: str) -> None:
+    """Bring the manifest into the order of `key`, if it is not: as if made in one go."""
+    rows = read_rows(folder)
+    ordered = sorted(rows, key=lambda row: row[key])
+    if rows != ordered:
+        write_atomic(folder / MANIFEST_NAME, b"".join(encode_row(row) for row in ordered))
 
 
 def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
@@ -114,7 +139,7 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
     path = folder / RUN_NAME
     wanted = json.loads(json.dumps(identity))
     if not path.exists():
-        strangers = [p for p in folder.iterdir() if not p.name.startswith(".univg-tmp-")]
+        strangers = [p for p in folder.iterdir() if not p.name.startswith(".univg-")]
         if strangers:
             raise ResumeError(
                 f"{folder}: holds {len(strangers)} entries that no univg run has made "
@@ -124,6 +149,8 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
         return
     try:
         found = dict(json.loads(path.read_bytes()))
+    except OSError as error:
+        raise explain_os_error(error, path) from error
     except (ValueError, TypeError) as error:
         raise ResumeError(f"{path}: is no JSON object; choose another folder") from error
     if found != wanted:
@@ -132,22 +159,40 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Keep a second run out of a claimed `folder`; the lock goes with the process, however it ends.
+    """Keep a second run out of `folder`; the lock goes with the process, however it ends.
 
-    Where the system has no such locks (Windows, some network disks) it does nothing.
+    To be taken before `claim_folder` and before anything is tidied up. Where folders cannot be
+    locked (Windows), a file in it is; disks without locks get none.
     """
-    with (folder / RUN_NAME).open("rb") as stream:
+    with contextlib.ExitStack() as stack:
         try:
-            import fcntl
-
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(folder, stack)
         except BlockingIOError as error:
             raise ResumeError(
                 f"{folder}: another run is writing here; wait for it, or choose another folder"
             ) from error
-        except (ImportError, OSError):
-            pass
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise explain_os_error(error, folder) from error
         yield
+
+
+def _lock(folder: Path, stack: contextlib.ExitStack) -> None:
+    """Lock until `stack` closes; BlockingIOError if another process has the lock."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        stream = stack.enter_context((folder / LOCK_NAME).open("ab"))
+        try:
+            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            raise BlockingIOError(*error.args) from error
+    else:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+        stack.callback(os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def describe_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -15,7 +15,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
+
+from univg.errors import UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -53,12 +56,19 @@ class Workers:
             yield from map(work, items)
             return
         pending: collections.deque[Future[Result]] = collections.deque()
-        for item in items:
-            pending.append(self._pool.submit(work, item))
-            if len(pending) > 2 * self.count:
+        try:
+            for item in items:
+                pending.append(self._pool.submit(work, item))
+                if len(pending) > 2 * self.count:
+                    yield pending.popleft().result()
+            while pending:
                 yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker process died (out of memory, or killed); what is written is safe: run "
+                "the same command again, with fewer --workers if it happens again. From a script, "
+                'work must start under `if __name__ == "__main__":`'
+            ) from error
 
     def __enter__(self) -> Workers:
         return self
