@@ -39,9 +39,17 @@ RESULTS = Path(__file__).parent / "results"
 SIZE_PX = 512
 PAPER = {"attraction_px": 20, "kill_px": 10, "step_px": 15}
 BARE = {"inertia": 0.0, "lean": 0.0, "wobble_deg": 0.0}
-ROOT = {"fundus": [0.68, 0.5], "octa": [0.5, 0.38], "coronary": [0.45, 0.15]}
+# Where the paper puts roots: optic disc, along the border of the foveal zone, coronary ostium.
+ROOTS = {
+    "fundus": [[0.68, 0.5]],
+    "octa": [
+        [0.5 + 0.11 * np.cos(k * np.pi / 3), 0.5 + 0.11 * np.sin(k * np.pi / 3)] for k in range(6)
+    ],
+    "coronary": [[0.45, 0.15]],
+}
+PAPER_CELL_PX = 12  # the paper does not say; on a coarser grid than Da allows, growth breaks off
 WAYS = {
-    "paper's SCA": "Da 20, Dk 10, Ls 15, one root, jittered grid; no guides, no smoothing",
+    "paper's SCA": "Da 20, Dk 10, Ls 15, the paper's roots, jittered grid; no guides, no smoothing",
     "plain SCA": "the modality's card, no real mask",
     "fitted SCA": "the card fitted to the shots, no real mask",
     "paper's R-SCA": "Da 20, Dk 10, Ls 15, attractors on the shots' vessels and a grid elsewhere",
@@ -52,10 +60,11 @@ WAYS = {
 
 def paper_growth(modality: str, roots: str) -> Growth:
     """The algorithm as the paper describes it, with its parameters."""
-    stage = {**PAPER, **BARE, "cell_px": 20}
+    stage = {**PAPER, **BARE, "cell_px": PAPER_CELL_PX}
+    roots_at = {f"root{k}": {"at": at} for k, at in enumerate(ROOTS[modality])}
     section = {
-        "points": {"root": {"at": ROOT[modality]}},
-        "roots": ["root"],
+        "points": roots_at,
+        "roots": list(roots_at),
         "trunk": {**PAPER, **BARE},
         "stages": [stage],
         "widths": {"tip_radius_px": 1.0, "exponent": 2.5, "taper_per_px": 0.0},

@@ -7,9 +7,7 @@ One skeleton graph serves them all.
 from __future__ import annotations
 
 import functools
-import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from univg.errors import Problem, ProblemReport
 from univg.images import PictureError
 from univg.masks import read_mask
 from univg.pairs import find_masks
+from univg.pool import map_in_order
 
 from .copies import make_thumbnail
 from .descriptors import describe_graph
@@ -59,7 +58,8 @@ def measure_folders(
     every = [path for found in paths.values() for path in found]
     problems: list[Problem] = []
     done: list[Measured] = []
-    for outcome in _measure_files(every, size_px, workers):
+    task = functools.partial(_measure_file, size_px=size_px)
+    for outcome in map_in_order(task, every, workers, _use_one_thread):
         if isinstance(outcome, Problem):
             problems.append(outcome)
         else:
@@ -69,19 +69,6 @@ def measure_folders(
         raise ProblemReport(problems, f"{count} cannot be read; mend or remove them")
     results = iter(done)
     return {name: [next(results) for _ in found] for name, found in paths.items()}
-
-
-def _measure_files(
-    paths: Sequence[Path], size_px: int | None, workers: int
-) -> Iterator[Measured | Problem]:
-    task = functools.partial(_measure_file, size_px=size_px)
-    if workers == 1:
-        yield from map(task, paths)
-        return
-    # Not forked: OpenCV's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_use_one_thread) as pool:
-        yield from pool.map(task, paths, chunksize=4)
 
 
 def _use_one_thread() -> None:

@@ -190,6 +190,33 @@ def test_a_lost_or_damaged_mask_is_made_again(tmp_path, damage):
     assert hashes(tmp_path) == whole
 
 
+def test_a_run_goes_by_its_own_config(tmp_path, real_folder):
+    assert synth(tmp_path / "a", "--real", real_folder, "--seed", 3, "--count", 3) == 0
+    config = tmp_path / "a" / "config.yaml"
+    assert main(["sca", "synth", "--config", str(config), "--out", str(tmp_path / "b")]) == 0
+    assert hashes(tmp_path / "a") == hashes(tmp_path / "b")
+
+
+def test_masks_made_out_of_order_stand_in_order(tmp_path):
+    assert synth(tmp_path / "a", "--first", 4, "--count", 2) == 0
+    assert synth(tmp_path / "a", "--count", 6) == 0
+    assert [row["index"] for row in read_rows(tmp_path / "a")] == list(range(6))
+    assert synth(tmp_path / "b", "--count", 6) == 0
+    assert hashes(tmp_path / "a") == hashes(tmp_path / "b")
+
+
+def test_a_mask_that_cannot_be_made_again_is_not_replaced(tmp_path, capsys):
+    assert synth(tmp_path, "--count", 3) == 0
+    manifest = tmp_path / "manifest.jsonl"
+    rows = read_rows(tmp_path)
+    manifest.write_text(manifest.read_text().replace(rows[1]["sha256"], "0" * 64))
+    edited = tmp_path / rows[1]["mask"]
+    edited.write_bytes(b"by hand")
+    assert synth(tmp_path, "--count", 3) == 2
+    assert "differs from the one in the manifest" in capsys.readouterr().err
+    assert edited.read_bytes() == b"by hand"
+
+
 def test_a_torn_manifest_is_mended(tmp_path):
     words = [*SMALL, "--count", 5, "--workers", 1]
     assert synth(tmp_path, *words) == 0

@@ -9,12 +9,15 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 
+import cv2
+import numpy as np
 import pytest
 import yaml
 
 from univg import __version__
-from univg.cli import COMMANDS, GROUPS, main, overview
+from univg.cli import COMMANDS, GROUPS, LATER, main, overview
 
 HEAVY = ("numba", "cv2", "torch", "scipy", "skimage", "pydantic", "tyro", "numpy", "PIL", "rich")
 SYNTH = ["sca", "synth"]
@@ -187,3 +190,26 @@ def test_ctrl_c_is_130_and_one_line(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(univg.sca.synth, "run", stopped)
     assert main([*SYNTH, "--out", str(tmp_path / "o")]) == 130
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_name_too_long_is_one_line(tmp_path, capsys):
+    assert main(["sca", "synth", "--out", str(tmp_path / ("x" * 300)), "--count", "1"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("univg: ") and error.count("\n") == 1 and "longer" in error
+
+
+def test_a_warning_is_one_line_without_code(tmp_path, capsys):
+    mask = np.zeros((64, 64), np.uint8)
+    cv2.line(mask, (4, 30), (60, 34), 255, 5, cv2.LINE_AA)
+    cv2.imwrite(str(tmp_path / "grey.png"), cv2.GaussianBlur(mask, (0, 0), 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert main(["sca", "murray", str(tmp_path)]) == 0
+    error = capsys.readouterr().err
+    assert error.startswith("univg: warning: ") and ".py:" not in error
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_a_later_stage_is_named_as_such(name, capsys):
+    assert main([name]) == 2
+    assert "not part of version" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from univg.errors import DataError
+from univg.errors import DataError, UserError
 from univg.pool import map_in_order
 
 _prepared: list[str] = []
@@ -112,3 +112,13 @@ def test_workers_leave_with_their_parent(tmp_path, ending):
         while processes_of_session(parent.pid) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert processes_of_session(parent.pid) == []
+
+
+def die(_: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
+def test_a_worker_that_dies_is_told_in_one_line():
+    with pytest.raises(UserError, match="a worker process died"):
+        list(map_in_order(die, range(4), 2, prepare, ("word",)))

@@ -73,7 +73,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _refuse(str(error), 2)
     except KeyboardInterrupt:
-        return _refuse("stopped; what is written is safe, the same command goes on", 130)
+        return _refuse("stopped; what is written is safe, run the same command again", 130)
     except BrokenPipeError:
         sys.stderr.close()
         return 0
