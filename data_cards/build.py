@@ -32,7 +32,7 @@ from univg.files import (
     write_atomic,
 )
 from univg.images import PictureError, is_picture_name, read_image
-from univg.manifest import ManifestWriter, Row, claim_folder, read_rows
+from univg.manifest import ManifestWriter, Row, claim_folder, lock_folder, read_rows
 
 from .build_report import make_report, show_table
 from .build_shards import (
@@ -123,6 +123,11 @@ def run(settings: Build) -> dict[str, Any]:
     survey = survey_root(settings.root)
     excluded = _list_excluded(settings)
     out = make_folder(settings.out)
+    with lock_folder(out):
+        return _run_in(settings, survey, excluded, out)
+
+
+def _run_in(settings: Build, survey: Survey, excluded: list[Path], out: Path) -> dict[str, Any]:
     claim_folder(out, _identity(settings, survey, excluded))
     if (out / REPORT_NAME).exists():
         return _verify_finished(out, survey)

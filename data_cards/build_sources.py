@@ -8,6 +8,7 @@ omission.
 
 from __future__ import annotations
 
+import difflib
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -95,7 +96,7 @@ def survey_root(root: Path) -> Survey:
 
 
 def _match_folders(root: Path, cards: list[DataCard]) -> tuple[dict[str, Path], list[str]]:
-    by_key = {name_key(card.name): card.name for card in cards}
+    by_key = {key: card.name for card in cards for key in card.spellings()}
     folders: dict[str, Path] = {}
     strangers = []
     for path in sorted(root.iterdir()):
@@ -103,12 +104,23 @@ def _match_folders(root: Path, cards: list[DataCard]) -> tuple[dict[str, Path], 
         if not path.is_dir() or path.name.startswith("."):
             continue
         if name is None:
+            _refuse_near_miss(path, by_key)
             strangers.append(path.name)
         elif name in folders:
             raise DataError(f"{path}: {folders[name].name} is the same data set; keep one of them")
         else:
             folders[name] = path
     return folders, strangers
+
+
+def _refuse_near_miss(path: Path, by_key: dict[str, str]) -> None:
+    """A misspelt source must not be passed over: its test images would not be kept out."""
+    near = difflib.get_close_matches(name_key(path.name), list(by_key), n=1, cutoff=0.8)
+    if near:
+        raise DataError(
+            f"{path}: is this the data set `{by_key[near[0]]}`? Rename the folder to that, so that "
+            "its test images are known, or move it out of --root"
+        )
 
 
 def _look_into(source: SourceFolder, folder: Path) -> None:

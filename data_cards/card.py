@@ -70,6 +70,8 @@ class DataCard:
     name: str
     """Short name, as on the command line."""
     title: str
+    aliases: tuple[str, ...] = ()
+    """Other names it goes by, as people call their folders."""
     modality: Modality
     task: str = ""
     """What the labels show ("vessel segmentation", "optic disc and cup", …)."""
@@ -93,6 +95,10 @@ class DataCard:
     layout: tuple[Group, ...] = ()
     """The provider's own layout; empty where `prepare` does not know it."""
 
+    def spellings(self) -> tuple[str, ...]:
+        """All its names, each as `name_key` spells it."""
+        return tuple(name_key(name) for name in (self.name, *self.aliases))
+
 
 @cache
 def load_cards() -> dict[str, DataCard]:
@@ -103,7 +109,7 @@ def load_cards() -> dict[str, DataCard]:
 
 def find_card(name: str) -> DataCard:
     """Return the card called `name`; letter case, `-` and `_` do not matter."""
-    by_key = {name_key(known): card for known, card in load_cards().items()}
+    by_key = {key: card for card in load_cards().values() for key in card.spellings()}
     if name_key(name) not in by_key:
         near = difflib.get_close_matches(name_key(name), list(by_key), n=1)
         hint = f"did you mean `{by_key[near[0]].name}`? " if near else ""

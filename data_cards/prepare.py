@@ -41,6 +41,7 @@ from univg.manifest import (
     Row,
     claim_folder,
     encode_row,
+    lock_folder,
     read_rows,
 )
 from univg.masks import encode_mask
@@ -136,7 +137,7 @@ def run(settings: Prepare) -> Prepared:
     existed = out.exists()
     make_folder(out)
     try:
-        with _scratch_folder(out) as scratch:
+        with lock_folder(out), _scratch_folder(out) as scratch:
             return _run_in(settings, out, scratch)
     finally:
         if not existed and not any(out.iterdir()):
@@ -282,10 +283,11 @@ def _read_done(out: Path) -> dict[str, Row]:
     done: dict[str, Row] = {}
     for number, row in enumerate(read_rows(out), start=1):
         sums = row.get("sha256")
-        if "id" not in row or not isinstance(sums, dict) or not all(role in row for role in sums):
+        sound = "id" in row and isinstance(sums, dict) and all(role in row for role in sums)
+        if not sound or str(row["id"]) in done:
             raise ResumeError(
-                f"{out / MANIFEST_NAME}: line {number} is not a row of this command; "
-                "choose another --out"
+                f"{out / MANIFEST_NAME}: line {number} is not a row of this command, or stands "
+                "twice; choose another --out"
             )
         done[str(row["id"])] = row
     return done

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from univg.cli import main
-from univg.manifest import encode_row
+from univg.manifest import encode_row, lock_folder
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before `datasets` is imported
 pytest.importorskip("pyarrow")
@@ -156,6 +156,29 @@ def test_a_test_image_in_disguise_is_left_out(root, tmp_path) -> None:
     left_out = {(drop["image"].split("/")[-1], drop["why"]) for drop in report["dropped"]}
     assert left_out == {("14_009_1_0001.bmp", "test image"), ("image900.png", "test image")}
     assert of_source(report, "adsd")["test_images"] == 1
+
+
+def test_a_source_under_its_other_name_keeps_its_test_images_out(root, tmp_path) -> None:
+    (root / "xacd").rename(root / "XCAD")
+    save(root / "DiaRetDB1/resources/ddb1_fundusimages/image901.png", picture(30, grey=True))
+    report = build(root, tmp_path / "out")
+    assert of_source(report, "xacd")["taken"] == 3
+    assert {drop["why"] for drop in report["dropped"]} == {"test image"}
+
+
+def test_a_misspelt_source_is_not_passed_over(root, tmp_path, capsys) -> None:
+    (root / "xacd").rename(root / "xcads")
+    build(root, tmp_path / "out", code=2)
+    assert "is this the data set `xacd`" in one_line(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_build_at_the_same_time_is_refused(root, tmp_path, capsys) -> None:
+    (tmp_path / "out").mkdir()
+    with lock_folder(tmp_path / "out"):
+        build(root, tmp_path / "out", code=2)
+    assert "another run is writing here" in one_line(capsys)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_excluded_folders_are_compared_by_pixels(root, tmp_path) -> None:

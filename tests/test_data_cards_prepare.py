@@ -26,9 +26,10 @@ from provider_trees import (
     vessels,
 )
 
+from univg.cli import main
 from univg.data_cards.prepare import Prepare, Prepared, run
 from univg.files import TEMPORARY_PREFIX
-from univg.manifest import read_rows
+from univg.manifest import lock_folder, read_rows
 from univg.masks import read_mask
 
 
@@ -74,6 +75,31 @@ def test_a_second_run_has_nothing_to_do(tmp_path: Path, capsys: pytest.CaptureFi
     packed = pack_zip(tmp_path / "from", tmp_path / "p.zip")
     assert prepare("generic", "--from", packed, "--out", tmp_path / "out") == 0
     assert "nothing to do" in capsys.readouterr().out
+
+
+def test_a_second_run_at_the_same_time_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_generic(tmp_path / "from")
+    (tmp_path / "out").mkdir()
+    with lock_folder(tmp_path / "out"):
+        assert prepare("generic", "--from", tmp_path / "from", "--out", tmp_path / "out") == 2
+    assert "another run is writing here" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_doubled_row_is_refused_and_found_by_the_doctor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_generic(tmp_path / "from")
+    words = ("generic", "--from", tmp_path / "from", "--out", tmp_path / "out")
+    assert prepare(*words) == 0
+    manifest = tmp_path / "out" / "manifest.jsonl"
+    manifest.write_bytes(manifest.read_bytes() + manifest.read_bytes().splitlines(True)[0])
+    assert prepare(*words) == 2
+    assert "stands twice" in capsys.readouterr().err
+    assert main(["data", "check", str(tmp_path / "out")]) == 2
+    assert "twice" in capsys.readouterr().out
 
 
 def test_a_lost_or_changed_file_is_made_again(tmp_path: Path) -> None:

@@ -267,7 +267,20 @@ def _list_both(folder: Path) -> tuple[list[Path], list[Path]]:
 def _pairs_of_manifest(folder: Path, verify: bool) -> tuple[PairFolder, list[Problem]]:
     problems: list[Problem] = []
     pairs, unlabelled = [], []
+    ids: set[str] = set()
     for row in iterate_rows(folder):
+        name = str(row.get("id", row.get("image")))
+        if name in ids:
+            problems.append(
+                Problem(
+                    path=folder / MANIFEST_NAME,
+                    kind="duplicate",
+                    detail=f"names {name} twice",
+                    remedy="remove the second row, or prepare the folder anew",
+                )
+            )
+            continue
+        ids.add(name)
         files = {
             role: _named_file(folder, row[role], problems)
             for role in ("image", "mask", "fov")
