@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,7 +21,7 @@ from univg.manifest import MANIFEST_NAME, iterate_rows
 from univg.pairs import strip_stem
 
 from .archives import walk_files
-from .card import DataCard, Group, UniVG58K, load_cards, name_key
+from .card import DataCard, Group, UniVG58K, index_names, load_cards, name_key
 from .layouts import wants
 
 SPLIT_NAME = "split.json"
@@ -96,15 +97,19 @@ def survey_root(root: Path) -> Survey:
 
 
 def _match_folders(root: Path, cards: list[DataCard]) -> tuple[dict[str, Path], list[str]]:
-    by_key = {key: card.name for card in cards for key in card.spellings()}
+    known = index_names(load_cards().values())
+    sources = {key: card.name for key, card in index_names(cards).items()}
+    by_key = sources | {key: card.name for key, card in known.items()}
+    wanted = {card.name for card in cards}
     folders: dict[str, Path] = {}
     strangers = []
     for path in sorted(root.iterdir()):
-        name = by_key.get(name_key(path.name))
         if not path.is_dir() or path.name.startswith("."):
             continue
+        name = by_key.get(name_key(path.name))
         if name is None:
-            _refuse_near_miss(path, by_key)
+            _refuse_near_miss(path, sources)
+        if name not in wanted:
             strangers.append(path.name)
         elif name in folders:
             raise DataError(f"{path}: {folders[name].name} is the same data set; keep one of them")
@@ -115,7 +120,10 @@ def _match_folders(root: Path, cards: list[DataCard]) -> tuple[dict[str, Path], 
 
 def _refuse_near_miss(path: Path, by_key: dict[str, str]) -> None:
     """A misspelt source must not be passed over: its test images would not be kept out."""
-    near = difflib.get_close_matches(name_key(path.name), list(by_key), n=1, cutoff=0.8)
+    words = [w for w in re.split(r"[^a-z0-9]+", path.name.lower()) if w in by_key]
+    begins = [key for key in by_key if len(key) > 3 and name_key(path.name).startswith(key)]
+    close = difflib.get_close_matches(name_key(path.name), list(by_key), n=1, cutoff=0.75)
+    near = [*close, *words, *begins]
     if near:
         raise DataError(
             f"{path}: is this the data set `{by_key[near[0]]}`? Rename the folder to that, so that "

@@ -6,6 +6,8 @@ In: a YAML file of `cards/`. Out: a checked `DataCard`.
 from __future__ import annotations
 
 import difflib
+import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -51,7 +53,9 @@ class Group:
     strip: tuple[str, ...] = ()
     """Endings (or, with a trailing *, beginnings) to drop from stems before pairing."""
     labels: dict[str, tuple[int, ...]] | None = None
-    """Label class -> pixel values in the mask files; None: any non-zero pixel is vessel."""
+    """Label class -> pixel values in the mask files. None: the mask rule. Of two values the upper
+    one is vessel, exactly; where there are more, the file is cut at half with a warning, or
+    refused with --strict."""
     vessel: tuple[str, ...] = ()
     """Which classes of `labels` make the vessel mask."""
     invert: bool = False
@@ -95,10 +99,6 @@ class DataCard:
     layout: tuple[Group, ...] = ()
     """The provider's own layout; empty where `prepare` does not know it."""
 
-    def spellings(self) -> tuple[str, ...]:
-        """All its names, each as `name_key` spells it."""
-        return tuple(name_key(name) for name in (self.name, *self.aliases))
-
 
 @cache
 def load_cards() -> dict[str, DataCard]:
@@ -108,13 +108,26 @@ def load_cards() -> dict[str, DataCard]:
 
 
 def find_card(name: str) -> DataCard:
-    """Return the card called `name`; letter case, `-` and `_` do not matter."""
-    by_key = {key: card for card in load_cards().values() for key in card.spellings()}
+    """Return the card called `name`, or an alias; letter case, `-` and `_` do not matter."""
+    by_key = index_names(load_cards().values())
     if name_key(name) not in by_key:
         near = difflib.get_close_matches(name_key(name), list(by_key), n=1)
         hint = f"did you mean `{by_key[near[0]].name}`? " if near else ""
         raise DataError(f"`{name}` has no data card; {hint}`univg data list` names those there are")
     return by_key[name_key(name)]
+
+
+def index_names(cards: Iterable[DataCard]) -> dict[str, DataCard]:
+    """Return the cards by all they are called, each as `name_key` spells it.
+
+    A name goes before an alias, that before the first word of a title, which counts only where a
+    single card begins so.
+    """
+    cards = list(cards)
+    words = [name_key(re.split(r"[ ,(]", card.title)[0]) for card in cards]
+    by_key = {w: card for w, card in zip(words, cards, strict=True) if words.count(w) == 1}
+    by_key |= {name_key(alias): card for card in cards for alias in card.aliases}
+    return by_key | {name_key(card.name): card for card in cards}
 
 
 def name_key(name: str) -> str:

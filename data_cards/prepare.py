@@ -8,12 +8,13 @@ where a killed one stopped, and ends with the same bytes.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,6 +46,7 @@ from univg.manifest import (
     read_rows,
 )
 from univg.masks import encode_mask
+from univg.progress import show_progress
 
 from .archives import open_source
 from .card import DataCard, Group
@@ -73,6 +75,11 @@ class Prepare:
     """With `generic`: patterns of the image files below the root, such as "**/scans/*.tif"."""
     masks: tuple[str, ...] = ()
     """With `generic`: patterns of the mask files below the root."""
+    strip: tuple[str, ...] = ()
+    """More endings of file names to ignore when images and masks are matched, besides the card's
+    (with `generic`: besides the usual ones)."""
+    strip: tuple[str, ...] = ()
+    """More endings of file names to ignore when images and masks are matched."""
     fov: FovSource = "provider"
     """Field of view: the provider's; auto: else found as the bright disc; none: left out."""
     limit_gib: Annotated[float, Gt(0)] = 20.0
@@ -136,12 +143,13 @@ def run(settings: Prepare) -> Prepared:
         raise DataError(f"{settings.source}: does not exist; check --from")
     existed = out.exists()
     make_folder(out)
-    try:
-        with lock_folder(out), _scratch_folder(out) as scratch:
-            return _run_in(settings, out, scratch)
-    finally:
-        if not existed and not any(out.iterdir()):
-            out.rmdir()
+    with lock_folder(out):
+        try:
+            with _scratch_folder(out) as scratch:
+                return _run_in(settings, out, scratch)
+        finally:  # under the lock: a folder that is empty because another run begins must stay
+            if not existed and not any(out.iterdir()):
+                out.rmdir()
 
 
 def _run_in(settings: Prepare, out: Path, scratch: Path) -> Prepared:
@@ -172,13 +180,20 @@ def _run_in(settings: Prepare, out: Path, scratch: Path) -> Prepared:
 
 
 def _open_job(settings: Prepare, scratch: Path, list_only: bool = False) -> _Job:
-    card = card_for(settings.name, settings.images, settings.masks)
+    card = _strip_more(card_for(settings.name, settings.images, settings.masks), settings.strip)
     groups = choose_groups(card, settings.group)
+    groups = tuple(replace(group, strip=(*group.strip, *settings.strip)) for group in groups)
     check_classes(groups, settings.labels)
     source = open_source(
         settings.source, scratch, partial(wants, groups), settings.limit_gib, list_only
     )
     return _Job(settings, card, groups, arrange(card, groups, source))
+
+
+def _strip_more(card: DataCard, strip: Sequence[str]) -> DataCard:
+    """Return the card with more endings to drop; in a run's identity they show as its items."""
+    layout = tuple(dataclasses.replace(g, strip=(*g.strip, *strip)) for g in card.layout)
+    return dataclasses.replace(card, layout=layout)
 
 
 def _identity(job: _Job) -> dict[str, Any]:
@@ -204,7 +219,7 @@ def _identity(job: _Job) -> dict[str, Any]:
 def _check_all(items: Sequence[Item], settings: Prepare) -> None:
     """Read every file before the first is written, so that all bad ones are told at once."""
     problems: list[Problem] = []
-    for item in _progress(items, "checking"):
+    for item in _follow(items, "checking"):
         try:
             _read(item, settings)
         except ProblemReport as report:
@@ -226,7 +241,7 @@ def _write_all(
         if (out / folder).is_dir():
             remove_temporaries(out / folder)
     with ManifestWriter(out) as manifest:
-        for item in _progress(todo, "writing"):
+        for item in _follow(todo, "writing"):
             try:
                 product = _make(item, job.settings)
             except ProblemReport as report:
@@ -330,15 +345,12 @@ def _scratch_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _progress(items: Sequence[Item], verb: str) -> Iterator[Item]:
-    """Yield the items, with a bar on stderr where a person looks at it."""
-    if not sys.stderr.isatty() or not items:
-        yield from items
-        return
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(items, description=verb, console=Console(stderr=True), transient=True)
+def _follow(items: Sequence[Item], verb: str) -> Iterator[Item]:
+    """Yield the items and show how far they are worked off."""
+    with show_progress(len(items), verb, "items") as progress:
+        for item in items:
+            yield item
+            progress.advance()
 
 
 def _count(number: int, name: str) -> str:

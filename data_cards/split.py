@@ -21,7 +21,7 @@ from annotated_types import Ge, Gt, Lt
 from univg.config import settings
 from univg.errors import ConfigError, DataError, ResumeError
 from univg.files import make_folder, write_atomic
-from univg.pairs import open_pairs
+from univg.pairs import DEFAULT_SUFFIXES, open_pairs
 from univg.seeds import rng_for
 
 FILE_NAME = "split.json"
@@ -46,6 +46,8 @@ class Split:
     """Share of the images that become tests. Default: 0.5."""
     group_by: str = ""
     """Regular expression whose one group finds the patient in a name, such as "Image_(\\d+)"."""
+    strip: tuple[str, ...] = DEFAULT_SUFFIXES
+    """Endings of file names to ignore when images and masks are matched."""
     out: Path | None = None
     """File to write. Default: FOLDER/split.json."""
     overwrite: bool = False
@@ -90,7 +92,7 @@ def make_split(settings: Split) -> SplitResult:
     """Split the pairs of a folder; see `Split`."""
     if settings.test_list is not None and settings.test_share is not None:
         raise ConfigError("--test-list and --test-share exclude each other; give one of them")
-    stems = sorted(pair.stem for pair in open_pairs(settings.folder).pairs)
+    stems = sorted(pair.stem for pair in open_pairs(settings.folder, settings.strip).pairs)
     patient_of = find_patients(stems, settings.group_by)
     if settings.test_list is not None:
         test = _read_test_list(settings.test_list, stems, settings.folder)

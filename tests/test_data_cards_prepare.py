@@ -62,6 +62,16 @@ def test_folders_of_any_name_can_be_given_as_patterns(tmp_path: Path) -> None:
     assert len(read_rows(tmp_path / "out")) == 1
 
 
+def test_a_users_own_endings_are_dropped(tmp_path: Path) -> None:
+    make_generic(tmp_path / "from")
+    for mask in (tmp_path / "from" / "masks").iterdir():
+        mask.rename(mask.with_name(f"{mask.stem}_weird{mask.suffix}"))
+    words = ("generic", "--from", tmp_path / "from", "--out", tmp_path / "out")
+    assert prepare(*words) == 2
+    assert prepare(*words, "--strip", "_weird") == 0
+    assert len(read_rows(tmp_path / "out")) == 3
+
+
 def test_a_second_run_has_nothing_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_generic(tmp_path / "from")
     words = ("generic", "--from", tmp_path / "from", "--out", tmp_path / "out")

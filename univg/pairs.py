@@ -268,15 +268,14 @@ def _pairs_of_manifest(folder: Path, verify: bool) -> tuple[PairFolder, list[Pro
     problems: list[Problem] = []
     pairs, unlabelled = [], []
     ids: set[str] = set()
-    for row in iterate_rows(folder):
-        name = str(row.get("id", row.get("image")))
+    for number, row in enumerate(iterate_rows(folder), start=1):
+        name = str(row.get("id") or row.get("image") or row.get("mask") or number)
         if name in ids:
+            detail = f"names {name} twice, again in line {number}"
+            remedy = "remove that line, or delete the folder and make it again"
             problems.append(
                 Problem(
-                    path=folder / MANIFEST_NAME,
-                    kind="duplicate",
-                    detail=f"names {name} twice",
-                    remedy="remove the second row, or prepare the folder anew",
+                    path=folder / MANIFEST_NAME, kind="duplicate", detail=detail, remedy=remedy
                 )
             )
             continue
@@ -305,7 +304,11 @@ def _named_file(folder: Path, name: Any, problems: list[Problem]) -> Path | None
         problems.append(Problem(path=manifest, kind="path", detail=detail))
         return None
     path = folder / str(name)
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError:  # a name that this system cannot have, such as one that is too long
+        there = False
+    if not there:
         remedy = "restore it, or run the command that made the folder again"
         detail = f"is named by {MANIFEST_NAME} and missing"
         problems.append(Problem(path=path, kind="missing", detail=detail, remedy=remedy))
