@@ -32,9 +32,9 @@ from univg.files import (
     write_atomic,
 )
 from univg.images import PictureError, is_picture_name, read_image
-from univg.manifest import ManifestWriter, Row, claim_folder, lock_folder, read_rows
+from univg.manifest import ManifestWriter, Row, claim_folder, lock_folder
 
-from .build_report import make_report, show_table
+from .build_report import make_report, read_report, read_shard_rows, show_table
 from .build_shards import (
     Fit,
     Format,
@@ -215,7 +215,7 @@ def _hash_tests(settings: Build, survey: Survey, excluded: Sequence[Path]) -> di
 
 def _take_up(out: Path, survey: Survey, progress: _Progress) -> None:
     """Read what finished shards hold, after checking that they are what was written."""
-    rows = read_rows(out)
+    rows = read_shard_rows(out)
     _refuse_changed(out, survey, rows)
     total = sum(1 for row in rows if row["rows"])
     for row in rows:
@@ -351,8 +351,8 @@ def _name_shards(data: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def _verify_finished(out: Path, survey: Survey) -> dict[str, Any]:
     """Compare a finished build with its report; say so and do nothing else."""
-    _refuse_changed(out, survey, read_rows(out))
-    report: dict[str, Any] = json.loads((out / REPORT_NAME).read_bytes())
+    _refuse_changed(out, survey, read_shard_rows(out))
+    report = read_report(out / REPORT_NAME)
     for shard in report["shards"]:
         path = out / "data" / shard["name"]
         if not path.is_file() or sha256_of_file(path) != shard["sha256"]:

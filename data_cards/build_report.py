@@ -1,18 +1,66 @@
 """What a build has found, taken in and left out, source by source.
 
 In: the survey of the sources and the rows of the finished shards. Out: the content of
-`report.json`, and a table for people.
+`report.json`, and a table for people; rows and reports that were damaged are refused.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from univg.manifest import Row
+from univg.errors import DataError
+from univg.manifest import MANIFEST_NAME, Row, read_rows
 
 from .build_sources import SourceFolder, Survey
+
+_ROW_FIELDS = {"shard": int, "rows": int, "until": int, "inputs_sha256": str}
+_DROP_FIELDS = {"source": str, "image": str, "why": str, "detail": str}
+_SHARD_FIELDS = {"name": str, "rows": int, "sha256": str}
+
+
+def read_shard_rows(out: Path) -> list[Row]:
+    """Return the rows of the finished shards; refuse what no build has written."""
+    rows = read_rows(out)
+    until = 0
+    for number, row in enumerate(rows, start=1):
+        if not _is_shard_row(row) or row["shard"] != number - 1 or row["until"] < until:
+            raise DataError(
+                f"{out / MANIFEST_NAME}: line {number} is not the row of shard {number - 1}; the "
+                f"file was edited or damaged: restore it, or delete {out} and run again"
+            )
+        until = row["until"]
+    return rows
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Return the content of a finished build's `report.json`; refuse a damaged one."""
+    try:
+        report = json.loads(path.read_bytes())
+    except ValueError:
+        report = None
+    if not _has(report, {"images": int, "shards": list}) or not all(
+        _has(shard, _SHARD_FIELDS) for shard in report["shards"]
+    ):
+        raise DataError(f"{path}: was edited or damaged; delete this file and run again")
+    return dict(report)
+
+
+def _is_shard_row(row: Row) -> bool:
+    if not _has(row, _ROW_FIELDS | {"taken": dict, "dropped": list}):
+        return False
+    if row["rows"] and not _has(row, {"sha256": str}):
+        return False
+    counts = all(type(count) is int for count in row["taken"].values())
+    return counts and all(_has(drop, _DROP_FIELDS) for drop in row["dropped"])
+
+
+def _has(thing: Any, fields: Mapping[str, type]) -> bool:
+    """Whether `thing` is an object with these fields of these types."""
+    return isinstance(thing, dict) and all(type(thing.get(k)) is kind for k, kind in fields.items())
 
 
 def make_report(

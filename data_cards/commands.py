@@ -61,6 +61,7 @@ def describe(card: DataCard) -> str:
     """Return a card as text for people."""
     lines = [f"{card.name}: {card.title}", ""]
     for title, text in (
+        ("also called", ", ".join(card.aliases)),
         ("modality", card.modality),
         ("labels", f"{card.task}. {card.labels}" if card.labels else card.task),
         ("images", "not known" if card.images is None else f"{card.images:,}"),

@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -78,8 +78,6 @@ class Prepare:
     strip: tuple[str, ...] = ()
     """More endings of file names to ignore when images and masks are matched, besides the card's
     (with `generic`: besides the usual ones)."""
-    strip: tuple[str, ...] = ()
-    """More endings of file names to ignore when images and masks are matched."""
     fov: FovSource = "provider"
     """Field of view: the provider's; auto: else found as the bright disc; none: left out."""
     limit_gib: Annotated[float, Gt(0)] = 20.0
@@ -182,7 +180,6 @@ def _run_in(settings: Prepare, out: Path, scratch: Path) -> Prepared:
 def _open_job(settings: Prepare, scratch: Path, list_only: bool = False) -> _Job:
     card = _strip_more(card_for(settings.name, settings.images, settings.masks), settings.strip)
     groups = choose_groups(card, settings.group)
-    groups = tuple(replace(group, strip=(*group.strip, *settings.strip)) for group in groups)
     check_classes(groups, settings.labels)
     source = open_source(
         settings.source, scratch, partial(wants, groups), settings.limit_gib, list_only
@@ -298,11 +295,15 @@ def _read_done(out: Path) -> dict[str, Row]:
     done: dict[str, Row] = {}
     for number, row in enumerate(read_rows(out), start=1):
         sums = row.get("sha256")
-        sound = "id" in row and isinstance(sums, dict) and all(role in row for role in sums)
-        if not sound or str(row["id"]) in done:
+        if "id" not in row or not isinstance(sums, dict) or not all(role in row for role in sums):
             raise ResumeError(
-                f"{out / MANIFEST_NAME}: line {number} is not a row of this command, or stands "
-                "twice; choose another --out"
+                f"{out / MANIFEST_NAME}: line {number} is not a row of this command; "
+                "choose another --out"
+            )
+        if str(row["id"]) in done:
+            raise DataError(
+                f"{out / MANIFEST_NAME}: {row['id']} stands twice, again in line {number}; remove "
+                "that line, or choose another --out"
             )
         done[str(row["id"])] = row
     return done

@@ -3,6 +3,10 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -10,7 +14,7 @@ import numpy as np
 import pytest
 
 from univg.cli import main
-from univg.manifest import encode_row, lock_folder
+from univg.manifest import encode_row, lock_folder, read_rows
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before `datasets` is imported
 pytest.importorskip("pyarrow")
@@ -179,6 +183,72 @@ def test_a_second_build_at_the_same_time_is_refused(root, tmp_path, capsys) -> N
         build(root, tmp_path / "out", code=2)
     assert "another run is writing here" in one_line(capsys)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["XCAD_v1", "xcad dataset", "xacdd", "drive-old", "hrf 2", "Octa", "eyepacs_train"]
+)
+def test_a_folder_named_nearly_like_a_source_is_an_error(root, tmp_path, name, capsys) -> None:
+    save(root / name / "0.png", picture(30))
+    build(root, tmp_path / "out", code=2)
+    assert f"{root / name}: is this the data set" in one_line(capsys)
+
+
+def test_folders_of_other_names_are_left_alone(root, tmp_path) -> None:
+    others = ["DICOM", "fives", "images", "my pictures", "old", "results", "STARE"]
+    for name in others:
+        save(root / name / "0.png", picture(90))
+    assert sorted(build(root, tmp_path / "out")["ignored_folders"]) == sorted(["holiday", *others])
+
+
+def test_damaged_rows_and_reports_are_one_line(root, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    whole = build(root, out)
+    report, manifest = out / "report.json", out / "manifest.jsonl"
+    good, rows = report.read_bytes(), read_rows(out)
+    for text in ("", "[]", "{}", good.decode()[:90], '{"images": 1, "shards": [{"name": "x"}]}'):
+        report.write_text(text)
+        build(root, out, code=2)
+        assert f"{report}: was edited or damaged; delete this file" in one_line(capsys)
+    report.unlink()  # as advised
+    assert build(root, out) == whole and report.read_bytes() == good
+    capsys.readouterr()
+    for field in ("until", "rows", "shard", "inputs_sha256", "taken", "dropped", "sha256"):
+        for wrong in ({}, {field: None}, {field: "x" if field not in rows[0] else [1]}):
+            row = {key: value for key, value in rows[0].items() if key != field} | wrong
+            manifest.write_bytes(b"".join(encode_row(r) for r in [row, *rows[1:]]))
+            build(root, out, code=2)
+            assert "line 1 is not the row of shard 0" in one_line(capsys)
+    manifest.write_bytes(b"".join(encode_row(r) for r in [rows[0], *rows]))
+    build(root, out, code=2)
+    assert "line 2 is not the row of shard 1" in one_line(capsys)
+
+
+def test_really_killed_builds_end_with_the_bytes_of_one_that_was_not(root, tmp_path) -> None:
+    for i in range(60):
+        save(root / "adsd/dataset" / f"14_100_{i}_0016.bmp", picture(300 + i, 400, 400))
+    build(root, tmp_path / "whole", "--size", "256")
+    out = tmp_path / "out"
+    words = ["data", "build", "univg-58k", "--root", str(root), "--out", str(out)]
+    words += ["--size", "256", "--shard-images", "4", "--workers", "2"]
+    code = f"import sys; from univg.cli import main; sys.exit(main({words!r}))"
+    rng, killed, manifest = np.random.default_rng(0), 0, out / "manifest.jsonl"
+    for rows_before_kill in (0, 3, 8):
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
+        while process.poll() is None:
+            if manifest.exists() and manifest.read_bytes().count(b"\n") >= rows_before_kill:
+                time.sleep(rng.uniform(0, 0.02))
+                os.kill(process.pid, signal.SIGKILL)
+                break
+            time.sleep(0.0005)
+        killed += process.wait() == -signal.SIGKILL
+    assert killed >= 2
+    build(root, out, "--size", "256")
+    assert content(out) == content(tmp_path / "whole")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_excluded_folders_are_compared_by_pixels(root, tmp_path) -> None:

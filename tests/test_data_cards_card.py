@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from univg.data_cards.archives import Source, SourceFile
-from univg.data_cards.card import CARD_FOLDER, find_card, load_cards
+from univg.data_cards.card import CARD_FOLDER, find_card, load_cards, name_key
 from univg.data_cards.layouts import arrange, compile_pattern
 from univg.errors import ConfigError, DataError
 
@@ -156,6 +156,20 @@ def test_image_and_mask_become_one_pair(name: str, image: str, mask: str) -> Non
 @pytest.mark.parametrize("spelling", ["octa500", "OCTA-500", "Octa_500", "octa 500"])
 def test_spelling_of_names_does_not_matter(spelling: str) -> None:
     assert find_card(spelling).name == "octa500"
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [("XCAD", "xacd"), ("CHASE_DB1", "chasedb1"), ("chase", "chasedb1"), ("MS-CMRSeg", "mscmr"),
+     ("Drishti-GS1", "drishti-gs"), ("refuge", "refuge"), ("oct", "oct")],
+)  # fmt: skip
+def test_other_names_find_the_card(spelling: str, name: str) -> None:
+    assert find_card(spelling).name == name
+
+
+def test_no_two_cards_share_a_name() -> None:
+    keys = [key for card in CARDS for key in {name_key(n) for n in (card.name, *card.aliases)}]
+    assert len(set(keys)) == len(keys)
 
 
 def test_unknown_name_gets_a_suggestion() -> None:

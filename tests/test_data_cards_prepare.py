@@ -1,5 +1,6 @@
 """A run of `data prepare` is whole, can go on after a kill, and refuses what would lose data."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -18,7 +19,9 @@ from provider_trees import (
     WIDTH,
     content,
     disc,
+    make_fives,
     make_generic,
+    make_stare,
     pack_zip,
     picture,
     prepare,
@@ -29,7 +32,7 @@ from provider_trees import (
 from univg.cli import main
 from univg.data_cards.prepare import Prepare, Prepared, run
 from univg.files import TEMPORARY_PREFIX
-from univg.manifest import lock_folder, read_rows
+from univg.manifest import encode_row, lock_folder, read_rows
 from univg.masks import read_mask
 
 
@@ -70,6 +73,69 @@ def test_a_users_own_endings_are_dropped(tmp_path: Path) -> None:
     assert prepare(*words) == 2
     assert prepare(*words, "--strip", "_weird") == 0
     assert len(read_rows(tmp_path / "out")) == 3
+
+
+def test_endings_are_dropped_besides_the_cards(tmp_path: Path) -> None:
+    wanted = make_fives(tmp_path / "from")
+    for mask in (tmp_path / "from").glob("*/Ground truth/*.png"):
+        mask.rename(mask.with_name(f"{mask.stem}_v2.png"))
+    words = ("fives", "--from", tmp_path / "from", "--out", tmp_path / "out")
+    assert prepare(*words) == 2
+    assert prepare(*words, "--strip", "_v2", "_v3") == 0
+    assert sorted(row["id"] for row in read_rows(tmp_path / "out")) == sorted(wanted)
+
+
+def test_images_of_stare_without_a_label_are_taken(tmp_path: Path) -> None:
+    wanted = make_stare(tmp_path / "from")
+    save(tmp_path / "from" / "stare-images" / "im0397.ppm.gz", picture(397))
+    assert prepare("stare", "--from", tmp_path / "from", "--out", tmp_path / "out") == 0
+    rows = read_rows(tmp_path / "out")
+    assert {row["id"]: "mask" in row for row in rows} == dict.fromkeys(wanted, True) | {
+        "im0397": False
+    }
+
+
+@pytest.mark.parametrize("length", [245, 251])
+def test_names_as_long_as_the_system_allows_are_prepared(tmp_path: Path, length: int) -> None:
+    name = f"{'n' * length}.png"
+    save(tmp_path / "from" / "images" / name, picture(0))
+    save(tmp_path / "from" / "masks" / name, vessels(0))
+    words = ("generic", "--from", tmp_path / "from", "--out", tmp_path / "out")
+    assert prepare(*words) == 0 and prepare(*words) == 0
+    assert (tmp_path / "out" / "masks" / name).exists()
+    assert main(["data", "check", str(tmp_path / "out")]) == 0
+
+
+def test_a_name_that_is_too_long_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # `train_` and `test_` go before stems that both groups share: too long only then.
+    stem = "n" * 249
+    for half, folder in itertools.product(("train", "test"), ("Original", "Ground truth")):
+        pixels = picture(0) if folder == "Original" else vessels(0)
+        save(tmp_path / "from" / half / folder / f"{stem}.png", pixels)
+    words = ("fives", "--from", tmp_path / "from", "--out", tmp_path / "out")
+    assert prepare(*words) == 2
+    assert "the name is longer than this system allows" in last_line(capsys)
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        for folder in ("images", "masks"):
+            archive.write(tmp_path / f"from/test/Original/{stem}.png", f"{folder}/{'n' * 400}.png")
+    assert prepare("generic", "--from", tmp_path / "p.zip", "--out", tmp_path / "out2") == 2
+    assert "n" * 100 in last_line(capsys)
+    assert prepare("generic", "--from", tmp_path / ("n" * 300), "--out", tmp_path / "out3") == 2
+    assert "n" * 100 in last_line(capsys)
+    make_generic(tmp_path / "plain")
+    prepare("generic", "--from", tmp_path / "plain", "--out", tmp_path / "out4")
+    row = read_rows(tmp_path / "out4")[0] | {"image": f"images/{'n' * 300}.png"}
+    (tmp_path / "out4" / "manifest.jsonl").write_bytes(encode_row(row))
+    assert main(["data", "check", str(tmp_path / "out4")]) == 2
+    assert "Traceback" not in last_line(capsys)
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> str:
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("univg: ") and not any("Traceback" in line for line in lines)
+    return lines[-1]
 
 
 def test_a_second_run_has_nothing_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,6 +49,16 @@ def test_halves_are_disjoint_and_shots_come_from_the_pool(pairs) -> None:
     assert content["seed"] == 3 and content["shots"] == 5 and content["test_share"] == 0.5
 
 
+def test_endings_can_be_given(tmp_path, capsys) -> None:
+    folder = make_pairs(tmp_path / "a", [f"p{i:02d}" for i in range(12)])
+    for mask in (folder / "masks").iterdir():
+        mask.rename(mask.with_name(f"{mask.stem}_weird.png"))
+    assert main(["data", "split", str(folder)]) == 2
+    assert "name its ending with --strip" in capsys.readouterr().err
+    content = split(folder, "--strip", "_weird")
+    assert sorted(content["pool"] + content["test"]) == [f"p{i:02d}" for i in range(12)]
+
+
 def test_the_seed_decides_everything(pairs, tmp_path) -> None:
     first = split(pairs, "--seed", "3", "--draws", "2")
     words = ["--draws", "6", "--out", str(pairs / "more.json")]

@@ -186,6 +186,34 @@ def test_images_without_masks_in_a_manifest_are_kept_apart(tmp_path: Path) -> No
     assert found.unlabelled == (tmp_path / "images" / "u.png",)
 
 
+def test_a_manifest_that_names_an_item_twice_is_refused(tmp_path: Path) -> None:
+    with_manifest(make_pairs(tmp_path, "abc"), "abca")
+    with pytest.raises(ProblemReport, match="names a twice, again in line 4"):
+        open_pairs(tmp_path)
+    assert [(p.path.name, p.kind) for p in check_pairs(tmp_path)] == [
+        ("manifest.jsonl", "duplicate")
+    ]
+
+
+def test_rows_without_an_id_go_by_their_files(tmp_path: Path) -> None:
+    make_pairs(tmp_path, "ab")
+    rows = [{"image": f"images/{s}.png", "mask": f"masks/{s}.png"} for s in "ab"]
+    with ManifestWriter(tmp_path) as manifest:
+        manifest.append([*rows, {"note": 1}, {"note": 2}])
+        assert [p.stem for p in open_pairs(tmp_path).pairs] == ["a", "b"]
+        manifest.append(rows[:1])
+    with pytest.raises(ProblemReport, match="names a twice"):
+        open_pairs(tmp_path)
+
+
+def test_a_manifest_may_name_what_no_disk_can_hold(tmp_path: Path) -> None:
+    row = {"id": "a", "image": f"images/{'n' * 300}.png", "mask": "masks/a.png"}
+    make_pairs(tmp_path, "a")
+    with ManifestWriter(tmp_path) as manifest:
+        manifest.append([row])
+    assert [p.kind for p in check_pairs(tmp_path)] == ["missing"]
+
+
 @pytest.mark.parametrize("name", ["../x.png", "/etc/x.png", 7])
 def test_a_manifest_cannot_lead_outside(tmp_path: Path, name: object) -> None:
     (tmp_path / "manifest.jsonl").write_text(json.dumps({"image": name, "mask": name}) + "\n")

@@ -269,14 +269,12 @@ def _pairs_of_manifest(folder: Path, verify: bool) -> tuple[PairFolder, list[Pro
     pairs, unlabelled = [], []
     ids: set[str] = set()
     for number, row in enumerate(iterate_rows(folder), start=1):
-        name = str(row.get("id") or row.get("image") or row.get("mask") or number)
+        name = _name_row(row, number)
         if name in ids:
             detail = f"names {name} twice, again in line {number}"
             remedy = "remove that line, or delete the folder and make it again"
             problems.append(
-                Problem(
-                    path=folder / MANIFEST_NAME, kind="duplicate", detail=detail, remedy=remedy
-                )
+                Problem(path=folder / MANIFEST_NAME, kind="duplicate", detail=detail, remedy=remedy)
             )
             continue
         ids.add(name)
@@ -289,10 +287,18 @@ def _pairs_of_manifest(folder: Path, verify: bool) -> tuple[PairFolder, list[Pro
             problems += _compare_checksums(files, row)
         image, mask = files.get("image"), files.get("mask")
         if image is not None and mask is not None:
-            pairs.append(Pair(str(row.get("id", image.stem)), image, mask, files.get("fov")))
+            pairs.append(Pair(name, image, mask, files.get("fov")))
         elif image is not None and "mask" not in files:
             unlabelled.append(image)
     return PairFolder(folder, tuple(pairs), tuple(unlabelled)), problems
+
+
+def _name_row(row: Mapping[str, Any], number: int) -> str:
+    """Return what a row's item is called: its id, else the stem of its image or mask."""
+    if "id" in row:
+        return str(row["id"])
+    file = row.get("image") or row.get("mask")
+    return Path(file).stem if isinstance(file, str) else f"line {number}"
 
 
 def _named_file(folder: Path, name: Any, problems: list[Problem]) -> Path | None:
