@@ -3,9 +3,9 @@
     python benchmarks/sca_realism.py --data FOLDER --work FOLDER [--sets XCA] [--draws A B C]
 
 For each set and each draw of five shots: masks are synthesized in six ways and measured against
-the test half; the floor is the distance of the pool half from the test
-half at the same number of masks. Fitted cards stay in --work, so an interrupted run goes on. Prints
-Markdown and writes benchmarks/results/sca_realism.{json,md}.
+the test half; the floor is the distance of the pool half from the test half at the same number of
+masks. Fitted cards stay in --work, so an interrupted run goes on. Prints Markdown and writes
+benchmarks/results/sca_realism.{json,md}.
 """
 
 from __future__ import annotations

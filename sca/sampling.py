@@ -1,7 +1,7 @@
 """Drawing a mask's parameters, before anything grows.
 
-In: a `Growth`, a generator, the image's size. Out: a `Layout`: where the points lie, what each
-round's distances are, all in pixels of this image; plain numbers that also go into the manifest.
+In: a `Growth`, a generator, the image's `Frame`. Out: where the points lie, the pace of each round,
+the widths and the finish, all in pixels of this image.
 """
 
 from __future__ import annotations
