@@ -1,1 +1,1 @@
-"""Generation: masks, images, the quality gate and exporters. Nothing here yet."""
+"""Generation: images for masks. Masks, the quality gate and exporters have no room yet."""

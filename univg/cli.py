@@ -50,15 +50,39 @@ COMMANDS: dict[str, Command] = {
     "data check": Command(f"{CARDS}.check", "Check", "find what is wrong with a folder of pairs"),
     "data split": Command(f"{CARDS}.split", "Split", "draw shots and test lists"),
     "data build": Command(f"{CARDS}.build", "Build", "build the unlabelled pretraining set"),
+    "train base": Command("univg.train.base", "TrainBase", "a small Stable Diffusion from nothing"),
+    "train masks": Command("univg.train.masks", "TrainMasks", "LoRA on many synthesized masks"),
+    "train adapt-masks": Command(
+        "univg.train.adapt_masks", "AdaptMasks", "LoHa on a few real masks"
+    ),
+    "train images": Command("univg.train.images", "TrainImages", "UNet on unlabelled images"),
+    "train adapt-images": Command(
+        "univg.train.adapt_images", "AdaptImages", "ControlNet on a few real pairs"
+    ),
+    "generate images": Command(
+        "univg.generate.images", "Images", "an image for each mask: labelled pairs"
+    ),
+    "adapter convert": Command(
+        "univg.train.adapter_commands", "Convert", "a LoRA file in another layout", "run_convert"
+    ),
+    "adapter merge": Command(
+        "univg.train.adapter_commands", "Merge", "a base with adapters baked in", "run_merge"
+    ),
+    "adapter info": Command(
+        "univg.train.adapter_commands", "Info", "what an adapter file holds", "run_info"
+    ),
     "demo": Command("univg.demo", "Demo", "masks of five modalities, scored, as one HTML page"),
 }
 
-LATER = ("train", "adapter", "generate", "export", "segment", "run")
+LATER = ("export", "segment", "run")
 """Places in the scheme that a later version fills."""
 
 GROUPS = {
     "sca": "masks by space colonization",
     "data": "data sets: cards, preparation, checks, splits",
+    "adapter": "LoRA and LoHa files",
+    "generate": "image-mask pairs",
+    "train": "engines: the base, LoRA, LoHa, UNet, ControlNet",
 }
 
 

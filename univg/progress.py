@@ -17,8 +17,8 @@ LOG_EVERY_S = 10.0
 class Progress(Protocol):
     """Something that can be told how much has been done."""
 
-    def advance(self, count: int = 1) -> None:
-        """Count `count` more as done."""
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Count `count` more as done; `note` is shown beside the rate."""
 
 
 @contextlib.contextmanager
@@ -50,10 +50,10 @@ def _bar(total: int, label: str, unit: str, done: int) -> Iterator[Progress]:
 
             made = 0
 
-            def advance(self, count: int = 1) -> None:
+            def advance(self, count: int = 1, note: str = "") -> None:
                 self.made += count
                 rate = self.made / max(time.monotonic() - start, 1e-9)
-                shown.update(task, advance=count, rate=f"{rate:,.1f} {unit}/s")
+                shown.update(task, advance=count, rate=f"{rate:,.1f} {unit}/s {note}".rstrip())
 
         yield Bar()
 
@@ -66,11 +66,12 @@ class _Log:
         self.start = self.last = time.monotonic()
         self.made = 0
 
-    def advance(self, count: int = 1) -> None:
+    def advance(self, count: int = 1, note: str = "") -> None:
         self.made += count
         now = time.monotonic()
         if now - self.last >= LOG_EVERY_S:
             self.last = now
             rate = self.made / (now - self.start)
             line = f"{self.label}: {self.done + self.made}/{self.total} {self.unit}, {rate:,.1f}/s"
+            line += f", {note}" if note else ""
             print(line, file=sys.stderr, flush=True)  # noqa: T201

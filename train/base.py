@@ -1,0 +1,106 @@
+"""`univg train base`: the embedded base from nothing: autoencoder, text and UNet, ControlNet.
+
+In: folders of masks and images, by modality. Out: `OUT/base`, a Stable Diffusion pipeline in
+diffusers' layout with `controlnet/` beside its parts, in half precision. Three parts, one after the
+other, each a run of its own in `OUT/1-vae`, `OUT/2-unet`, `OUT/3-control` that can be stopped and
+gone on with.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, MinLen
+
+from univg.config import settings
+
+from .options import Precision, Training
+
+Part = Literal["vae", "unet", "control"]
+FOLDERS: dict[Part, str] = {"vae": "1-vae", "unet": "2-unet", "control": "3-control"}
+HELD_OUT = 32
+"""Pictures of each kind that no part trains on."""
+
+
+@settings
+class TrainBase:
+    """Train an embedded base: a small Stable Diffusion for vessel masks and images.
+
+    DATA holds a folder a modality (fundus, octa, oct, coronary, brain), each with masks/ and
+    images/, as `univg generate images` writes them; UNLABELLED one with images/ alone.
+    """
+
+    data: Annotated[tuple[Path, ...], MinLen(1)]
+    """Folders of modalities, each with masks/ and, in one of them at least, images/."""
+    unlabelled: tuple[Path, ...] = ()
+    """Folders of modalities with images/ alone."""
+    out: Path
+    """Run folder; new, empty, or of the same run, which then goes on."""
+    until: Part = "control"
+    """Last part to train."""
+    seed: Annotated[int, Ge(0), Le(2**63 - 1)] = 0
+    """Seed of weights, order, noise."""
+    vae_steps: Annotated[int, Ge(1)] = 12_000
+    """Steps of the autoencoder."""
+    vae_batch: Annotated[int, Ge(1)] = 8
+    """Crops a step."""
+    crop_px: Annotated[int, Ge(32), Le(256)] = 128
+    """Side of the crops that the autoencoder learns on."""
+    unet_steps: Annotated[int, Ge(1)] = 20_000
+    """Steps of UNet and text encoder."""
+    unet_batch: Annotated[int, Ge(1)] = 32
+    """Latents a step."""
+    control_steps: Annotated[int, Ge(1)] = 6_000
+    """Steps of the ControlNet."""
+    control_batch: Annotated[int, Ge(1)] = 16
+    """Pairs a step."""
+    learning_rate: Annotated[float, Gt(0), Le(1)] = 1e-3
+    """Highest learning rate of the autoencoder; half of it for the UNet, a third for the control."""
+    precision: Precision = "auto"
+    """Mixed precision; auto: bf16 where the processor or GPU computes it, else none."""
+
+
+def plan(asked: TrainBase) -> str:
+    """Return what a run would do."""
+    return (
+        f"Trains autoencoder ({asked.vae_steps} steps), UNet with text encoder "
+        f"({asked.unet_steps}), ControlNet ({asked.control_steps}) up to `{asked.until}`; writes "
+        f"{asked.out}/base and a run folder a part."
+    )
+
+
+def run(asked: TrainBase) -> Path:
+    """Train the parts up to `asked.until`; return the folder of the base."""
+    from .base_parts import Parts
+
+    parts = Parts(asked)
+    for part in FOLDERS:
+        getattr(parts, f"train_{part}")()
+        if part == asked.until:
+            break
+    return parts.folder
+
+
+def loop_settings(asked: TrainBase, part: Part) -> Training:
+    """Return what the loop is told for one part."""
+    values: dict[Part, dict[str, Any]] = {
+        "vae": {"max_steps": asked.vae_steps, "batch": asked.vae_batch, "ema": 0.999},
+        "unet": {"max_steps": asked.unet_steps, "batch": asked.unet_batch, "ema": 0.9995},
+        "control": {"max_steps": asked.control_steps, "batch": asked.control_batch, "ema": 0.999},
+    }
+    share = {"vae": 1.0, "unet": 0.5, "control": 1 / 3}[part]
+    return Training(
+        out=asked.out / FOLDERS[part],
+        seed=asked.seed,
+        learning_rate=asked.learning_rate * share,
+        schedule="cosine",
+        warmup_steps=200,
+        optimizer="adamw",
+        weight_decay=0.01,
+        precision=asked.precision,
+        save_every=500,
+        preview_every=1000,
+        validate_every=500,
+        **values[part],
+    )

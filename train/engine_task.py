@@ -1,0 +1,119 @@
+"""What the engines train on: cached latents of pictures with their prompts.
+
+In: pictures, a latent cache, embedded prompts. Out: samples for `DenoisingLoss`: a latent drawn
+from its cached mean and spread, in one of its turns, with noise, a timestep and a prompt, which
+now and then is left empty so that guidance can work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from univg.seeds import rng_for
+
+from .diffusion import CHECK_TIMES, DenoisingLoss
+from .latents import LatentCache
+from .pictures import Picture, load_mask, turn
+from .task import Preview, Sample, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PROMPT_DROP = 0.1
+"""Share of samples whose prompt is left empty."""
+
+
+class EngineTask(Task):
+    """Denoising of cached latents.
+
+    `groups` are lists of pictures, and `pattern` says from which group each next item comes, so
+    that small groups are seen as often as large ones where that is wanted.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: DenoisingLoss,
+        cache: LatentCache,
+        text: Mapping[str, torch.Tensor],
+        groups: Sequence[Sequence[Picture]],
+        *,
+        held_out: Sequence[Picture] = (),
+        pattern: Sequence[int] = (0,),
+        turns: Sequence[int] = (0,),
+        text_key: str = "text",
+        prompt_drop: float = PROMPT_DROP,
+        saver: Callable[[Path], list[Path]] | None = None,
+        previewer: Callable[[int], Preview | None] | None = None,
+    ) -> None:
+        self.name, self.module, self.cache, self.text = name, module, cache, text
+        self.groups, self.pattern, self.turns = groups, pattern, turns
+        self.held_out, self.text_key, self.prompt_drop = held_out, text_key, prompt_drop
+        self.saver, self.previewer = saver, previewer
+        self.schedule, self.steered = module.schedule, module.control is not None
+        self.items = len(pattern) * max(len(group) for group in groups)
+        self.checks = len(held_out) * len(CHECK_TIMES)
+
+    def picture_of(self, item: int) -> Picture:
+        """Return the picture behind `item`."""
+        group = self.groups[self.pattern[item % len(self.pattern)]]
+        return group[(item // len(self.pattern)) % len(group)]
+
+    def load(self, item: int, rng: np.random.Generator) -> Sample:
+        """Return a sample of the picture behind `item`."""
+        picture = self.picture_of(item)
+        k = int(self.turns[int(rng.integers(len(self.turns)))])
+        prompt = "" if rng.random() < self.prompt_drop else picture.prompt
+        latent = self._draw_latent(picture, k, rng)
+        drawn = self.schedule.draw(rng, tuple(latent.shape))
+        return self._sample(picture, k, prompt, latent, drawn)
+
+    def load_check(self, number: int) -> Sample:
+        """Return a held-out picture at a fixed time with fixed noise."""
+        place, time = divmod(number, len(CHECK_TIMES))
+        picture = self.held_out[place]
+        rng = rng_for(0, "check", number)
+        latent = self._draw_latent(picture, 0, rng)
+        drawn = self.schedule.draw_check(time, rng, tuple(latent.shape))
+        return self._sample(picture, 0, picture.prompt, latent, drawn)
+
+    def _draw_latent(self, picture: Picture, k: int, rng: np.random.Generator) -> torch.Tensor:
+        mean, std = self.cache.get(picture, k)
+        noise = rng.standard_normal(tuple(mean.shape), dtype=np.float32)
+        return self.cache.sample(mean, std, torch.from_numpy(noise))
+
+    def _sample(
+        self, picture: Picture, k: int, prompt: str, latent: torch.Tensor, drawn: Sample
+    ) -> Sample:
+        sample = {"latent": latent, self.text_key: self.text[prompt], **drawn}
+        if self.steered:
+            sample["control"] = self._load_control(picture, k)
+        return sample
+
+    def _load_control(self, picture: Picture, k: int) -> torch.Tensor:
+        assert picture.mask_path is not None
+        mask = load_mask(picture.mask_path, self.cache.size_px, self.cache.fit)
+        return control_of(np.ascontiguousarray(turn(mask, k)))
+
+    def name_items(self, items: Sequence[int]) -> list[str]:
+        """Return the files behind `items`."""
+        return [str(self.picture_of(item).path) for item in items]
+
+    def preview(self, step: int) -> Preview | None:
+        """Return a picture, where the command draws one."""
+        return self.previewer(step) if self.previewer else None
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write what the command saves."""
+        return self.saver(folder) if self.saver else []
+
+
+def control_of(mask: np.ndarray) -> torch.Tensor:
+    """Return a bool mask (H, W) as a ControlNet takes it: (3, H, W) in 0 to 1."""
+    plane = torch.from_numpy(mask.astype(np.float32))
+    return plane.expand(3, *plane.shape).clone()

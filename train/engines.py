@@ -1,0 +1,257 @@
+"""The four engines: what each trains, on what, and what it saves.
+
+In: settings with nothing left open. Out: a trained run folder. Data are read and checked before
+the base is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from univg.errors import UserError
+from univg.files import sha256_hex
+from univg.modalities import Modality, find_modality
+from univg.sd import inspect_base, load_control, make_control, save_base, save_control
+
+from .adapt_images import AdaptImages
+from .adapt_masks import AdaptMasks
+from .adapters import LORA, Adapter, AdapterSpec, attach, load_adapter
+from .diffusion import DenoisingLoss, NoiseOptions, NoiseSchedule
+from .drawing import draw_samples, draw_steered
+from .engine_task import EngineTask
+from .folds import choose_steps
+from .images import TrainImages
+from .loop import Outcome
+from .masks import TrainMasks
+from .options import TURNS, Engine, Shots
+from .pictures import Kind, Picture, list_pictures_of
+from .session import Session, open_session, run_loop
+from .shots import Shot, list_shot_pictures, read_shots
+from .report import report_images, report_masks
+
+if TYPE_CHECKING:
+    from diffusers import ControlNetModel
+
+ANY_MASK, ANY_IMAGE = "mask of vessels", "vessel image"
+"""Prompts where no modality is named."""
+HELD_OUT_SHARE, HELD_OUT_MOST = 20, 16
+PREVIEW_PICTURES = 6
+
+
+def train_masks(asked: TrainMasks) -> Outcome:
+    """Train a LoRA on many masks."""
+    pictures = _list_pictures(asked, asked.data, "mask", asked.skip_bad)
+    with open_session(asked, "masks", {"masks": hash_of(pictures)}) as session:
+        spec = dataclasses.replace(LORA, dim=asked.dim, alpha=asked.alpha)
+        adapter = attach(session.base.unet, spec, asked.seed)
+
+        def save(folder: Path) -> list[Path]:
+            files = [folder / "adapter.safetensors", folder / "adapter-diffusers.safetensors"]
+            adapter.save(files[0], session.base)
+            adapter.save_diffusers(files[1])
+            return files
+
+        groups, held_out = _hold_out(pictures)
+        task = _make_task(session, "masks", groups, held_out, adapter=adapter, saver=save)
+        return run_loop(session, task)
+
+
+def train_images(asked: TrainImages) -> Outcome:
+    """Train the whole UNet on unlabelled images."""
+    pictures = _list_pictures(asked, asked.data, "image", asked.skip_bad)
+    with open_session(asked, "images", {"images": hash_of(pictures)}) as session:
+        session.base.unet.requires_grad_(True)
+
+        def save(folder: Path) -> list[Path]:
+            save_base(session.base, folder / "base", half=False)
+            return [folder / "base"]
+
+        groups, held_out = _hold_out(pictures)
+        task = _make_task(session, "images", groups, held_out, saver=save)
+        return run_loop(session, task)
+
+
+def adapt_masks(asked: AdaptMasks) -> Outcome:
+    """Train a LoHa on a few masks; then draw some and measure them."""
+    shots = _read_shots(asked, "masks")
+    if asked.leave_one_out:
+        asked = choose_steps(asked, len(shots), adapt_masks)
+    prompt = _prompt_of(asked, "mask")
+    pictures = list_shot_pictures(shots, "mask", prompt)
+    data = {"masks": hash_of(pictures), "under": list(asked.adapter)}
+    with open_session(asked, "adapt-masks", data) as session:
+        for word in asked.adapter:
+            path, strength = read_adapter_word(word)
+            load_adapter(path, session.base, strength).requires_grad_(False)
+        spec = AdapterSpec(
+            kind=asked.kind,
+            dim=asked.dim,
+            alpha=asked.alpha,
+            conv_dim=asked.conv_dim,
+            conv_alpha=asked.conv_alpha,
+            targets="all",
+        )
+        adapter = attach(session.base.unet, spec, asked.seed)
+
+        def save(folder: Path) -> list[Path]:
+            adapter.save(folder / "adapter.safetensors", session.base)
+            return [folder / "adapter.safetensors"]
+
+        trained, held_out = _split_shots(asked, pictures)
+        task = _make_task(session, "adapt-masks", [trained], held_out, adapter=adapter, saver=save)
+        outcome = run_loop(session, task)
+        if session.is_first and asked.report_samples:
+            report_masks(session, outcome, adapter, shots, prompt)
+        return outcome
+
+
+def adapt_images(asked: AdaptImages) -> Outcome:
+    """Train a ControlNet on a few pairs; then draw some and measure them."""
+    shots = _read_shots(asked, "pairs")
+    if asked.leave_one_out:
+        asked = choose_steps(asked, len(shots), adapt_images)
+    prompt = _prompt_of(asked, "image")
+    pictures = list_shot_pictures(shots, "image", prompt)
+    masks = list_shot_pictures(shots, "mask", prompt)
+    data = {"images": hash_of(pictures), "masks": hash_of(masks)}
+    with open_session(asked, "adapt-images", data) as session:
+        control = _first_control(session, asked)
+        control.requires_grad_(True)
+        session.base.unet.requires_grad_(asked.unlock)
+
+        def save(folder: Path) -> list[Path]:
+            save_control(control, folder / "controlnet", half=False)
+            if not asked.unlock:
+                return [folder / "controlnet"]
+            save_base(session.base, folder / "base", half=False)
+            return [folder / "controlnet", folder / "base"]
+
+        trained, held_out = _split_shots(asked, pictures)
+        task = _make_task(
+            session, "adapt-images", [trained], held_out, control=control, saver=save
+        )
+        outcome = run_loop(session, task)
+        if session.is_first and asked.report_samples:
+            report_images(session, outcome, control, shots, prompt)
+        return outcome
+
+
+def read_adapter_word(word: str) -> tuple[Path, float]:
+    """Return path and strength of FILE or FILE:STRENGTH."""
+    head, _, tail = word.rpartition(":")
+    try:
+        return (Path(head), float(tail)) if head else (Path(word), 1.0)
+    except ValueError:
+        return Path(word), 1.0
+
+
+def hash_of(pictures: Sequence[Picture]) -> str:
+    """Return one checksum of all `pictures`, whatever their order and paths."""
+    lines = sorted(f"{picture.sha256} {picture.prompt}" for picture in pictures)
+    return sha256_hex("\n".join(lines).encode())
+
+
+def _make_task(
+    session: Session,
+    name: str,
+    groups: Sequence[Sequence[Picture]],
+    held_out: Sequence[Picture],
+    *,
+    adapter: Adapter | None = None,
+    control: ControlNetModel | None = None,
+    saver: Any,
+) -> EngineTask:
+    asked, base = session.asked, session.base
+    assert isinstance(asked, Engine)
+    turns = TURNS[asked.turns] if isinstance(asked, Shots) else (0,)
+    pictures = [picture for group in groups for picture in group]
+    cache = session.fill_cache(pictures, turns)
+    session.fill_cache(held_out, (0,))
+    text = session.embed(sorted({picture.prompt for picture in [*pictures, *held_out]}))
+    options = NoiseOptions(asked.min_snr, asked.noise_offset, asked.zero_terminal_snr)
+    module = DenoisingLoss(
+        base.unet, NoiseSchedule(base.scheduler, options), control=control, adapter=adapter
+    )
+    prompts = list(dict.fromkeys(picture.prompt for picture in pictures))
+
+    def preview(_: int) -> Any:
+        if control is not None:
+            shown = [*held_out, *pictures][:PREVIEW_PICTURES]
+            return draw_steered(base, control, shown, seed=asked.seed)
+        return draw_samples(base, (prompts * PREVIEW_PICTURES)[:PREVIEW_PICTURES], seed=asked.seed)
+
+    return EngineTask(
+        name,
+        module,
+        cache,
+        text,
+        groups,
+        held_out=held_out,
+        turns=turns,
+        prompt_drop=asked.prompt_drop,
+        saver=saver,
+        previewer=preview,
+    )
+
+
+def _list_pictures(
+    asked: Engine, roots: Sequence[Path], kind: Kind, skip_bad: bool
+) -> list[Picture]:
+    default: Modality | str = find_modality(asked.modality) if asked.modality else ""
+    default = asked.prompt or default or (ANY_MASK if kind == "mask" else ANY_IMAGE)
+    # In the run folder under a name that `claim_folder` passes over: it is not claimed yet.
+    hashes = asked.cache / "hashes.json" if asked.cache else asked.out / ".univg-hashes.json"
+    return list_pictures_of(roots, kind, default=default, skip_bad=skip_bad, hashes=hashes)
+
+
+def _prompt_of(asked: Engine, kind: Kind) -> str:
+    if asked.prompt is not None:
+        return asked.prompt
+    if asked.modality is None:
+        return ANY_MASK if kind == "mask" else ANY_IMAGE
+    card = find_modality(asked.modality)
+    return card.mask_prompt if kind == "mask" else card.image_prompt
+
+
+def _read_shots(asked: AdaptMasks | AdaptImages, need: Any) -> list[Shot]:
+    size_px = asked.size_px or inspect_base(asked.base).native_px
+    return read_shots(
+        asked.shots, need=need, size_px=size_px, fit=asked.fit, wanted=asked.wanted
+    )
+
+
+def _split_shots(
+    asked: Shots, pictures: list[Picture]
+) -> tuple[list[Picture], list[Picture]]:
+    """Return shots to train on, and those to validate on: the same where none are held out."""
+    if asked.left_out is not None:
+        alone = pictures[asked.left_out]
+        return [picture for picture in pictures if picture is not alone], [alone]
+    if not asked.hold_out:
+        return pictures, pictures
+    if asked.hold_out >= len(pictures):
+        raise UserError(
+            f"--hold-out {asked.hold_out}: of {len(pictures)} shots one at least must be left"
+        )
+    return pictures[: -asked.hold_out], pictures[-asked.hold_out :]
+
+
+def _hold_out(pictures: list[Picture]) -> tuple[list[list[Picture]], list[Picture]]:
+    """Return the pictures to train on, a group a modality, and some held out evenly."""
+    stride = max(HELD_OUT_SHARE, len(pictures) // HELD_OUT_MOST)
+    held_out = pictures[::stride] if len(pictures) >= 2 * HELD_OUT_SHARE else []
+    names = {picture.path for picture in held_out}
+    return [[picture for picture in pictures if picture.path not in names]], held_out
+
+
+def _first_control(session: Session, asked: AdaptImages) -> ControlNetModel:
+    start = asked.from_ or ("nano" if asked.base == "nano" else "unet")
+    if start == "unet":
+        base = session.base
+        return make_control(base.unet, vae_factor=base.vae_factor, seed=asked.seed)
+    return load_control(start, session.base).to(torch.float32)

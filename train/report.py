@@ -1,0 +1,213 @@
+"""What an adaptation has learnt: pictures drawn, held against the shots, on one page.
+
+In: a trained session. Out: `OUT/report.html`, the drawn pictures in `OUT/drawn/`, and figures in
+`OUT/result.json`: near-copies of shots, and of images how well they follow their masks at several
+steps of training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from univg.agreement import measure_agreement
+from univg.files import make_folder, write_atomic
+from univg.images import encode_image
+from univg.masks import BoolMask, encode_mask
+from univg.memorisation import Copying, measure_copying
+from univg.overlap import turn_over
+from univg.report import Page, Section
+
+from .adapt_images import AdaptImages
+from .adapt_masks import AdaptMasks
+from .drawing import sample_pictures
+from .journal import METRICS, PREVIEWS
+from .session import Session, write_result
+
+if TYPE_CHECKING:
+    from diffusers import ControlNetModel
+
+    from .adapters import Adapter
+    from .loop import Outcome
+    from .shots import Shot
+
+DRAWN = "drawn"
+SHOWN = 12
+CURVE_PX = (220, 720)
+
+
+def report_masks(
+    session: Session, outcome: Outcome, adapter: Adapter, shots: Sequence[Shot], prompt: str
+) -> None:
+    """Draw masks with the adapter, measure them, write the page."""
+    asked = session.asked
+    assert isinstance(asked, AdaptMasks)
+    adapter.strength = asked.strength
+    drawn = sample_pictures(
+        session.base, [prompt] * (asked.report_samples or 0), seed=asked.seed, size_px=session.size_px
+    )
+    masks = [binarize(picture) for picture in drawn]
+    folder = make_folder(session.out / DRAWN / "masks")
+    for number, mask in enumerate(masks):
+        write_atomic(folder / f"{number:06d}.png", encode_mask(mask))
+    real = [shot.mask for shot in shots]
+    copying = measure_copying(masks, real, kind="mask")
+    session.say(copying.describe())
+    write_result(session, outcome, copying=describe_copying(copying), strength=asked.strength)
+    page = _begin_page(session, outcome, "Mask engine, adapted")
+    section = page.section("Masks", f"Drawn at strength {asked.strength:g}, prompt `{prompt}`.")
+    section.pictures([as_grey(m) for m in real[:SHOWN]], "the shots", "The shots.")
+    section.pictures([as_grey(m) for m in masks[:SHOWN]], "drawn masks", "Drawn masks.")
+    _show_copies(page, copying, [as_grey(m) for m in masks], [as_grey(m) for m in real])
+    _show_course(page, session)
+    page.write(session.out / "report.html")
+
+
+def report_images(
+    session: Session,
+    outcome: Outcome,
+    control: ControlNetModel,
+    shots: Sequence[Shot],
+    prompt: str,
+) -> None:
+    """Draw images for the shots' masks, turned, measure them, write the page."""
+    asked = session.asked
+    assert isinstance(asked, AdaptImages)
+    count = asked.report_samples or 0
+    # Turned, so that the engine cannot answer with the shot that it has seen with this mask.
+    masks = [turn_over(shots[k % len(shots)].mask, 1 + k // len(shots) % 7) for k in range(count)]
+    drawn = sample_pictures(
+        session.base,
+        [prompt] * count,
+        seed=asked.seed,
+        control=control,
+        masks=masks,
+        size_px=session.size_px,
+    )
+    folders = [make_folder(session.out / DRAWN / name) for name in ("images", "masks")]
+    for number, (image, mask) in enumerate(zip(drawn, masks, strict=True)):
+        write_atomic(folders[0] / f"{number:06d}.png", encode_image(image))
+        write_atomic(folders[1] / f"{number:06d}.png", encode_mask(mask))
+    real = [shot.image for shot in shots if shot.image is not None]
+    own = [shot.mask for shot in shots]
+    ceiling = measure_agreement(real, own)
+    follows = measure_agreement(drawn, masks, polarity=ceiling.polarity)
+    copying = measure_copying(
+        drawn, real, kind="image", generated_masks=masks, shot_masks=own
+    )
+    session.say(f"{follows.describe()}; the shots with theirs {ceiling.cldice:.3f}")
+    session.say(copying.describe())
+    write_result(
+        session,
+        outcome,
+        agreement={"cldice": follows.cldice, "chance": follows.chance, "shots": ceiling.cldice},
+        copying=describe_copying(copying),
+    )
+    page = _begin_page(session, outcome, "Image engine, adapted")
+    section = page.section("Images", f"Prompt `{prompt}`; masks of the shots, turned.")
+    section.pictures(real[:SHOWN], "the shots", "The shots.")
+    rows = [picture for k in range(min(6, count)) for picture in (as_grey(masks[k]), drawn[k])]
+    section.pictures(rows, "masks and images", "Masks, each with the image drawn for it.")
+    section.key_figures(
+        [
+            (f"{follows.cldice:.3f}", "clDice of a simple vessel detector with the mask"),
+            (f"{ceiling.cldice:.3f}", "the same on the shots: what can be reached"),
+            (f"{follows.chance or 0:.3f}", "with the mask of another image: chance"),
+        ]
+    )
+    _show_copies(page, copying, list(drawn), list(real))
+    _show_course(page, session)
+    page.write(session.out / "report.html")
+
+
+def binarize(picture: npt.NDArray[np.uint8]) -> BoolMask:
+    """Return a drawn mask (H, W, 3) as bool (H, W): above half."""
+    mask: BoolMask = picture.mean(axis=2) > 127.5
+    return mask
+
+
+def as_grey(mask: BoolMask) -> npt.NDArray[np.uint8]:
+    """Return `mask` as a picture."""
+    return mask.astype(np.uint8) * 255
+
+
+def describe_copying(copying: Copying) -> dict[str, Any]:
+    """Return the figures as they stand in `result.json`."""
+    return {
+        "share": copying.share,
+        "expected": copying.expected,
+        "copies": copying.copies,
+        "count": len(copying.nearest),
+        "threshold": copying.threshold,
+    }
+
+
+def _begin_page(session: Session, outcome: Outcome, title: str) -> Page:
+    asked = session.asked
+    lead = (
+        f"{outcome.steps} steps of {asked.batch} on base `{asked.base}`, preset `{asked.preset}`, "
+        f"seed {asked.seed}."
+    )
+    return Page(title, kicker="UniVG training report", lead=lead)
+
+
+def _show_copies(
+    page: Page, copying: Copying, drawn: Sequence[Any], real: Sequence[Any]
+) -> None:
+    section = page.section("Copies of shots", copying.describe() + ".")
+    tiles = []
+    for nearest in copying.worst(4):
+        tiles += [drawn[nearest.index], turn_over(real[nearest.shot], nearest.turn)]
+    section.pictures(
+        tiles, "drawn pictures beside their nearest shots",
+        "The four drawn pictures that are nearest to a shot, each with that shot beside it.",
+        columns=4,
+    )  # fmt: skip
+
+
+def _show_course(page: Page, session: Session) -> None:
+    rows = [
+        json.loads(line)
+        for line in (session.out / METRICS).read_text(encoding="utf-8").splitlines()
+    ]
+    section = page.section("Course of training")
+    for name, words in (("loss", "Training loss"), ("validation", "Validation loss")):
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        if len(points) > 1:
+            _show_curve(section, words, points)
+    previews = sorted((session.out / PREVIEWS).glob("step-*.png"))
+    _show_previews(section, previews)
+
+
+def _show_curve(section: Section, words: str, points: Sequence[tuple[int, float]]) -> None:
+    first, last = points[0], points[-1]
+    caption = f"{words}: {first[1]:.4f} at step {first[0]}, {last[1]:.4f} at step {last[0]}."
+    section.pictures([draw_curve(points)], caption, caption, columns=1)
+
+
+def _show_previews(section: Section, previews: Sequence[Path]) -> None:
+    from univg.images import read_image
+
+    for path in previews:
+        step = int(path.stem.removeprefix("step-"))
+        section.pictures([read_image(path)], f"preview at step {step}", f"Step {step}.", columns=1)
+
+
+def draw_curve(points: Sequence[tuple[int, float]]) -> npt.NDArray[np.uint8]:
+    """Return a line through `points` on white (H, W, 3), from their least to their largest."""
+    import cv2
+
+    height, width = CURVE_PX
+    sheet = np.full((height, width, 3), 255, np.uint8)
+    x, y = np.array(points, dtype=float).T
+    spread = max(float(np.ptp(y)), 1e-12)
+    across = 10 + (x - x.min()) / max(float(np.ptp(x)), 1.0) * (width - 20)
+    down = height - 10 - (y - y.min()) / spread * (height - 20)
+    line = np.stack([across, down], axis=1).round().astype(np.int32)
+    cv2.polylines(sheet, [line[:, None]], False, (30, 90, 160), 2, cv2.LINE_AA)
+    return sheet
