@@ -93,6 +93,19 @@ class Look:
         return {**dataclasses.asdict(dataclasses.replace(self, values={})), "values": values}
 
 
+def fit_look(look: Look, short_px: int) -> Look:
+    """Return `look` for images of this short side: values that end in `_px` are given at 256 px.
+
+    They grow slower than the image, for larger images are mostly sharper too.
+    """
+    factor = (short_px / 256) ** 0.7
+    values = {
+        name: value * factor if name.endswith("_px") and not isinstance(value, tuple) else value
+        for name, value in look.values.items()
+    }
+    return dataclasses.replace(look, values=values)
+
+
 def look_from_plain(plain: Mapping[str, Any]) -> Look:
     """Return the look that a manifest row holds."""
     values = {

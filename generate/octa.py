@@ -106,7 +106,7 @@ def add_scan_marks(picture: npt.NDArray[Any], look: Look, rng: np.random.Generat
     picture += np.asarray(lift[:, None], np.float32)
     if look["quilt"] > 0:
         for axis in (0, 1):
-            period = max(4, round(look["quilt_px"] * min(picture.shape) / 256))
+            period = max(4, round(look["quilt_px"]))
             count = math.ceil(picture.shape[axis] / period)
             wide = np.repeat(1 + look["quilt"] * rng.standard_normal(count), period)
             bands = np.asarray(cv2.blur(wide[: picture.shape[axis], None], (1, 3)), np.float32)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from univg.masks import BoolMask
 from univg.seeds import rng_for
 
-from .looks import DEFAULT, Look, find_look, sample_look
+from .looks import DEFAULT, Look, find_look, fit_look, sample_look
 from .vessels import measure_vessels
 
 RENDERERS = {
@@ -44,7 +44,8 @@ def render(mask: BoolMask, look: Look) -> Rendered:
     module, function = RENDERERS[look.renderer]
     draw: Any = getattr(importlib.import_module(module), function)
     rng = np.random.Generator(np.random.PCG64(look.texture_seed))
-    image, visible = draw(measure_vessels(np.ascontiguousarray(mask, np.bool_)), look, rng)
+    vessels = measure_vessels(np.ascontiguousarray(mask, np.bool_))
+    image, visible = draw(vessels, fit_look(look, min(mask.shape)), rng)
     return Rendered(image, visible)
 
 

@@ -43,6 +43,11 @@ def base():
     return tiny_base()
 
 
+@pytest.fixture(scope="module")
+def sd15_unet():
+    return build_sd15_on_meta()["unet"]
+
+
 def unet_output(base, requires_grad=False):
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(2, 4, 8, 8, generator=generator)
@@ -225,12 +230,13 @@ class AdapterSuite:
         assert full.dtype == torch.float32
         assert all(p.dtype == torch.float32 for p in adapter.parameters())
 
-    def test_it_fits_sd15(self):
-        unet = build_sd15_on_meta()["unet"]
+    def test_it_fits_sd15(self, sd15_unet):
+        unet = sd15_unet
         adapter = attach(unet, self.spec)
         assert all(p.is_meta for p in adapter.parameters())
         with torch.device("meta"):
             out = unet(torch.randn(1, 4, 64, 64), torch.tensor([1]), torch.randn(1, 77, 768))
+        adapter.detach()
         assert out.sample.shape == (1, 4, 64, 64)
 
 
@@ -275,10 +281,9 @@ def test_loha_changes_what_lycoris_changes(base, kohya):
         assert float(stored["alpha"]) == part.alpha
 
 
-def test_lora_changes_what_kohya_changes():
+def test_lora_changes_what_kohya_changes(sd15_unet):
     """The 192 modules of networks.lora on SD 1.5: attention, feed-forward, proj_in, proj_out."""
-    unet = build_sd15_on_meta()["unet"]
-    found = find_targets(unet, LORA)
+    found = find_targets(sd15_unet, LORA)
     assert len(found) == 192
     assert "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q" in found
     assert "lora_unet_mid_block_attentions_0_proj_in" in found

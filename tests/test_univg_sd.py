@@ -147,6 +147,15 @@ def test_older_readers_find_what_they_ask_for(folder):
     assert (folder / "tokenizer/merges.txt").is_file()
 
 
+def test_a_saved_base_does_not_say_where_it_came_from(tiny, folder, tmp_path):
+    base = load_base(str(folder))
+    save_base(base, tmp_path / "again")
+    save_control(tiny_control(tiny), tmp_path / "one")
+    save_control(load_control(tmp_path / "one", base), tmp_path / "two")
+    for path in (*(tmp_path / "again").rglob("*.json"), *(tmp_path / "two").rglob("*.json")):
+        assert str(tmp_path) not in path.read_text(encoding="utf-8"), path
+
+
 def test_inspect_reads_no_weights(folder):
     for path in folder.rglob("*.safetensors"):
         path.write_bytes(b"not weights")

@@ -30,9 +30,9 @@ def test_it_is_tiny_and_of_real_classes():
 
 def test_it_is_made_quickly():
     tiny_base()  # imports
-    start = time.perf_counter()
+    start = time.process_time()
     tiny_base()
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_the_seed_decides_and_the_global_one_is_left_alone():

@@ -189,7 +189,8 @@ class Parts:
     def load_vae(self) -> AutoencoderKL:
         """Return the trained autoencoder, its latents scaled to unit spread."""
         vae = AutoencoderKL.from_pretrained(self.place("vae") / "vae").eval().requires_grad_(False)
-        sample = [*self.masks[0][:: len(self.masks[0]) // 64], *self.images[0][:: len(self.images[0]) // 64]]
+        lists = (self.masks[0], self.images[0])
+        sample = [picture for each in lists for picture in each[:: max(1, len(each) // 64)]]
         pixels = [to_tensor(load_picture(picture, nano.NATIVE_PX, "crop")) for picture in sample]
         with torch.no_grad():
             codes = [vae.encode(part[None]).latent_dist.mean for part in pixels]

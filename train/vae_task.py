@@ -15,6 +15,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch.nn import functional
 
+from univg.resize import resize_to
+
 from .pictures import Picture, load_picture, turn
 from .task import Preview, Sample, Task
 
@@ -22,7 +24,8 @@ KL_WEIGHT = 5e-4
 SQUARE_WEIGHT = 2.0
 """The absolute error alone is content with black masks for long: most of their pixels are."""
 EDGE_WEIGHT = 1.0
-CHECKS = 32
+DENSE_SHARE = 0.6
+"""Share of masks that are shrunk first: masks of large pictures are dense when they come to 256."""
 
 
 class VaeLoss(torch.nn.Module):
@@ -88,10 +91,18 @@ class VaeTask(Task):
         """Return a random crop of a picture, turned at random."""
         pictures = (self.masks, self.images)[item % 2]
         picture = pictures[(item // 2) % len(pictures)]
-        pixels = turn(load_picture(picture, self.size_px, "crop"), int(rng.integers(8)))
-        top, left = rng.integers(0, self.size_px - self.crop_px + 1, 2)
+        pixels = load_picture(picture, self.size_px, "crop")
+        if picture.kind == "mask" and rng.random() < DENSE_SHARE:
+            pixels = self._shrink(pixels, rng)
+        pixels = turn(pixels, int(rng.integers(8)))
+        top, left = rng.integers(0, len(pixels) - self.crop_px + 1, 2)
         crop = pixels[top : top + self.crop_px, left : left + self.crop_px]
         return self._sample(np.ascontiguousarray(crop), rng)
+
+    def _shrink(self, pixels: Preview, rng: np.random.Generator) -> Preview:
+        side = int(rng.integers(self.crop_px, self.size_px + 1))
+        mask = resize_to(pixels[..., 0] > 127, (side, side))
+        return np.repeat((mask.astype(np.uint8) * 255)[..., None], 3, axis=2)
 
     def load_check(self, number: int) -> Sample:
         """Return a whole held-out picture."""

@@ -1,8 +1,9 @@
-"""`univg demo`: masks of all modalities, measured, in one self-contained HTML page.
+"""`univg demo`: masks of all modalities, measured, and adapted engines, in one HTML page.
 
-In: a count, a seed, a folder. Out: FOLDER/index.html and, below FOLDER/runs/, the masks it shows.
-Run again, it goes on where it stopped and gives the same page; other settings or other modality
-cards get a run folder of their own, so nothing is ever deleted.
+In: a count, a seed, a base, a folder. Out: FOLDER/index.html and, below FOLDER/runs/ and
+FOLDER/engines/, the masks, engines and images it shows. Run again, it goes on where it stopped and
+gives the same page; other settings, cards or bases get a run folder of their own, so nothing is
+ever deleted.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from univg.demo_engine_page import EngineFacts
     from univg.demo_page import Facts, SetFacts
 
 SIZE_PX = 512
@@ -34,7 +36,7 @@ PAGE_NAME = "index.html"
 
 @settings
 class Demo:
-    """Synthesize masks of every modality, measure them, and show both on one HTML page."""
+    """Masks of every modality, measured; engines adapted to five shots; all on one HTML page."""
 
     out: Path = Path("demo")
     """Folder to write; the page is OUT/index.html."""
@@ -44,16 +46,32 @@ class Demo:
     """Seed of the run."""
     workers: Annotated[int, Ge(1), Le(256)] = max(1, min(8, os.cpu_count() or 1))
     """Processes; changes nothing on the page but the times."""
+    masks_only: bool = False
+    """Leave the engines out: less than a minute instead of several."""
+    base: str = "nano"
+    """Base whose engines are adapted, as for `univg train adapt-masks`."""
+    mask_steps: Annotated[int, Ge(1)] = 300
+    """Steps of the mask engine's adaptation."""
+    image_steps: Annotated[int, Ge(1)] = 400
+    """Steps of the image engine's adaptation."""
+    drawn: Annotated[int, Ge(6), Le(10_000)] = 24
+    """Masks, and images, that the engines draw before adaptation and again after it."""
 
 
 def plan(settings: Demo) -> str:
     """Say what would be written."""
     names = modality_names()
     total = settings.count * (len(names) + 1)
+    missing = _why_no_engines(settings)
+    engines = missing or (
+        f"Would adapt the mask engine ({settings.mask_steps} steps) and the image engine "
+        f"({settings.image_steps} steps) of base {settings.base} and draw {4 * settings.drawn} "
+        f"pictures below {settings.out / 'engines'}. Minutes, about 200 MB."
+    )
     return (
         f"Would write {settings.out / PAGE_NAME} and {total} masks below {settings.out / 'runs'}: "
         f"{settings.count} each of {', '.join(names)}, and of {SHOT_MODALITY} conditioned on "
-        f"{SHOTS} masks. About {total * 0.01:.0f} MB."
+        f"{SHOTS} masks. About {total * 0.01:.0f} MB.\n{engines}"
     )
 
 
@@ -61,6 +79,7 @@ def run(settings: Demo) -> Path:
     """Make the masks, measure them, write the page; return its path."""
     from univg.demo_page import build_page
 
+    _why_no_engines(settings)  # an unknown base is told before the work, not after it
     make_folder(settings.out)
     facts = collect_facts(settings)
     path = settings.out / PAGE_NAME
@@ -96,7 +115,31 @@ def collect_facts(settings: Demo) -> Facts:
         overlap=_overlap(of_conditioned, of_shots),
         overlap_unrelated=_overlap(unrelated, of_shots),
         times=times,
+        engines=_make_engines(settings),
     )
+
+
+def _why_no_engines(settings: Demo) -> str:
+    """Return why the page is to have no engines; "" if it will have them."""
+    from univg.demo_engines import why_left_out
+
+    if settings.masks_only:
+        return "The engines are left out, as `--masks-only` asks."
+    return why_left_out(settings.base)
+
+
+def _make_engines(settings: Demo) -> EngineFacts | str:
+    from univg.demo_engines import Wanted, make_engines
+
+    missing = _why_no_engines(settings)
+    if missing:
+        print(missing.replace("`", ""))  # noqa: T201
+        return missing
+    wanted = Wanted(
+        base=settings.base, seed=settings.seed, mask_steps=settings.mask_steps,
+        image_steps=settings.image_steps, drawn=settings.drawn, workers=settings.workers,
+    )  # fmt: skip
+    return make_engines(settings.out, wanted)
 
 
 # The masks' measures below are `univg.sca.measure.Measured`; a module of the core imports a stage

@@ -1,7 +1,7 @@
 """The page of `univg demo`: what is shown, in which words, in which order.
 
 In: the `Facts` of a demo run. Out: a `Page`. Everything but its last section is the same whenever
-and wherever the same masks are measured.
+the same masks and pictures are measured.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from univg import __version__
+from univg.demo_engine_page import EngineFacts, add_engine_commands, add_engine_times, add_engines
+from univg.demo_traits import TRAITS, show_spread
 from univg.masks import read_mask
 from univg.modalities import Modality
 from univg.pairs import find_masks
@@ -60,6 +62,8 @@ class Facts:
     """Of masks of the same modality that never saw the shots: what overlap means nothing."""
     times: dict[str, dict[str, Any]]
     """What the runs took when they were made: masks, wall_s, workers, seconds by part."""
+    engines: EngineFacts | str
+    """What the adapted engines gave, or why they are left out."""
 
     @property
     def names(self) -> list[str]:
@@ -67,52 +71,24 @@ class Facts:
         return [each.modality.name for each in self.sets]
 
 
-@dataclass(frozen=True)
-class Trait:
-    """A descriptor in a specialist's words; `show` turns it from image sides and logarithms.
-
-    `unit`: sides are shown in pixels, shares in percent, log(1 + n) as n.
-    """
-
-    words: str
-    name: str
-    digits: int
-    unit: Literal["as it is", "pixels", "percent", "count"] = "as it is"
-
-
-TRAITS: tuple[Trait, ...] = (
-    Trait("Vessel density [% of the image]", "vessel_density", 1, "percent"),
-    Trait("Length of the centre lines [image sides]", "skeleton_length", 1),
-    Trait("Calibre, median [px]", "width_q50", 1, "pixels"),
-    Trait("Calibre of the widest 2 % [px]", "width_q98", 1, "pixels"),
-    Trait("Branch length, median [px]", "segment_q50", 0, "pixels"),
-    Trait("Branchings a side of centre line", "junction_density", 1),
-    Trait("Free ends a side of centre line", "tip_density", 1),
-    Trait("Branching angle, median [°]", "angle_q50", 0),
-    Trait("Tortuosity, arc over chord − 1 [%]", "tortuosity_mean", 1, "percent"),
-    Trait("Fractal dimension, vessels", "fractal_mask", 2),
-    Trait("Fractal dimension, centre lines", "fractal_skeleton", 2),
-    Trait("Loops (Betti 1)", "holes_log", 0, "count"),
-    Trait("Separate pieces (Betti 0)", "components_log", 0, "count"),
-)
-
-
 def build_page(facts: Facts) -> Page:
     """Return the whole page."""
     page = Page(
-        "Synthetic vessel masks",
+        "From vessel masks to engines",
         kicker=f"UniVG {__version__} demonstration",
-        lead="Vessel trees grown by space colonization, with no training and no real image: what "
-        "they look like, what a specialist would measure on them, and how far apart the "
-        "modalities are.",
-        footer="Every mask here was grown by this toolkit. The page is one file: it loads nothing, "
-        "and can be mailed as it is.",
+        lead="First vessel trees grown by space colonization, with no training and no real image: "
+        "what they look like, what a specialist would measure on them, how far apart the "
+        "modalities are. Then two small diffusion engines that learn a new look from five "
+        "annotated pictures, and what they had learnt when measured.",
+        footer="Every picture here was made by this toolkit. The page is one file: it loads "
+        "nothing, and can be mailed as it is.",
     )
     _add_masks(page, facts)
     _add_traits(page, facts)
     _add_distances(page, facts)
     _add_murray(page, facts)
     _add_conditioned(page, facts)
+    add_engines(page, facts.engines)
     _add_commands(page, facts)
     _add_times(page, facts)
     return page
@@ -131,7 +107,7 @@ def _add_masks(page: Page, facts: Facts) -> None:
             (f"{count * len(facts.sets)}", f"masks, {count} a modality"),
             (f"{len(facts.sets)}", "modalities, a YAML card each"),
             (f"{facts.conditioned_count}", "more, conditioned on five masks"),
-            ("0", "real images used"),
+            ("0", "real images used for them"),
         ]
     )
     for each in facts.sets:
@@ -150,7 +126,7 @@ def _add_traits(page: Page, facts: Facts) -> None:
         "the centre line; a side is the side of the image.",
     )
     rows = [
-        [trait.words, *(_spread(trait, each.descriptors, facts.size_px) for each in facts.sets)]
+        [trait.words, *(show_spread(trait, each.descriptors, facts.size_px) for each in facts.sets)]
         for trait in TRAITS
     ]
     section.table(
@@ -272,7 +248,7 @@ def _add_commands(page: Page, facts: Facts) -> None:
     )
     section.commands(
         [
-            f"univg demo --count {count} --seed {seed}",
+            f"univg demo --count {count} --seed {seed} --masks-only",
             f"univg sca synth --modality all --count {count} --seed {seed} --out masks",
             "univg sca synth --modality fundus --real FIVE_MASKS --count 2000 --out conditioned",
             "univg sca show --real FIVE_MASKS --synth conditioned --out sheet.png",
@@ -280,13 +256,14 @@ def _add_commands(page: Page, facts: Facts) -> None:
         ],
         "Commands that make these masks again",
     )
+    add_engine_commands(section, facts.engines)
 
 
 def _add_times(page: Page, facts: Facts) -> None:
     section = page.section(
         "Times",
-        "The only part of this page that differs from machine to machine: measured when the masks "
-        "were made, after the first compilation.",
+        "They differ from machine to machine: measured when masks and engines were made, after the "
+        "first compilation.",
     )
     names = {"masks": "All modalities", "conditioned": "Conditioned on five masks"}
     rows = [[names[key], *_time_cells(facts.times[key])] for key in names]
@@ -305,6 +282,7 @@ def _add_times(page: Page, facts: Facts) -> None:
         ],
         rows,
     )
+    add_engine_times(section, facts.engines)
 
 
 def _time_cells(times: dict[str, Any]) -> list[str]:
@@ -321,15 +299,6 @@ def _time_cells(times: dict[str, Any]) -> list[str]:
         f"{1000 * total / max(times['masks'], 1):.1f}",
         *(f"{share / total:.0%}" for share in shares),
     ]
-
-
-def _spread(trait: Trait, descriptors: dict[str, FloatArray], size_px: int) -> str:
-    values = descriptors[trait.name]
-    if trait.unit == "count":
-        values = np.expm1(values)
-    else:
-        values = values * {"as it is": 1, "pixels": size_px, "percent": 100}[trait.unit]
-    return f"{values.mean():.{trait.digits}f} ± {values.std():.{trait.digits}f}"
 
 
 def _tiles(folder: Path, count: int) -> list[GreyImage]:

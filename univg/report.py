@@ -223,16 +223,33 @@ class Section:
     ) -> None:
         """Add a figure of one or more images, described as a whole by `alt`."""
         self.page.figures += 1
-        tiles = "".join(
-            '<img alt="" width="{1}" height="{0}" src="{2}">'.format(*i.shape[:2], data_uri(i))
-            for i in images
-        )
+        tiles = "".join(map(_tile, images))
         kind = "tiles" if len(images) > 1 else "tiles single"
         across = min(columns, max(len(images), 1))
         number = f"<b>Figure {self.page.figures}.</b>"
         self._parts.append(
             f'<figure><div class="{kind}" style="--across:{across}" role="img" '
             f'aria-label="{_plain(alt)}">{tiles}</div>'
+            f"<figcaption>{number} {_rich(caption)}</figcaption></figure>"
+        )
+
+    def comparison(
+        self, labels: Sequence[str], cases: Sequence[Sequence[ImageArray]], alt: str, caption: str
+    ) -> None:
+        """Add a figure of `cases`, each with an image a label: what belongs together side by side.
+
+        A case is a column under the labels' rows; on a narrow screen it is a row.
+        """
+        if not cases or any(len(case) != len(labels) for case in cases):
+            counts = ", ".join(str(len(case)) for case in cases) or "none"
+            raise DataError(f"cases of {counts} images do not fit {len(labels)} labels")
+        self.page.figures += 1
+        heads = "".join(f"<span>{_rich(label)}</span>" for label in labels)
+        tiles = "".join(_tile(image) for case in cases for image in case)
+        number = f"<b>Figure {self.page.figures}.</b>"
+        self._parts.append(
+            f'<figure><div class="cases" style="--kinds:{len(labels)};--cases:{len(cases)}" '
+            f'role="img" aria-label="{_plain(alt)}">{heads}{tiles}</div>'
             f"<figcaption>{number} {_rich(caption)}</figcaption></figure>"
         )
 
@@ -254,6 +271,11 @@ class Section:
 def data_uri(image: ImageArray) -> str:
     """Return `image` (H×W or H×W×3) as a PNG inside an address."""
     return "data:image/png;base64," + base64.b64encode(encode_image(image)).decode()
+
+
+def _tile(image: ImageArray) -> str:
+    height, width = image.shape[:2]
+    return f'<img alt="" width="{width}" height="{height}" src="{data_uri(image)}">'
 
 
 def _plain(text: str) -> str:

@@ -172,9 +172,11 @@ def describe_adapter(
         "ss_network_dim": str(ranks[linear]),
         "ss_network_alpha": f"{alphas[linear]:g}",
         "ss_network_args": json.dumps(arguments, sort_keys=True),
-        "ss_base_model_version": "sd_v1" if like_sd15 else "univg_" + _plain_name(base.name),
+        "ss_base_model_version": "sd_v1"
+        if like_sd15
+        else "univg_" + re.sub(r"\W+", "_", Path(base.name).stem),
         "ss_output_name": name,
-        "univg_base_name": base.name,
+        "univg_base_name": _public_name(base.name),
         "univg_base_identity": base.identity,
     }
     if like_sd15:
@@ -319,5 +321,7 @@ def _peft_metadata(file: AdapterFile) -> str:
     return json.dumps(stored, indent=2, sort_keys=True)
 
 
-def _plain_name(name: str) -> str:
-    return re.sub(r"\W+", "_", Path(name).stem).strip("_") or "base"
+def _public_name(name: str) -> str:
+    """Return a base's name without the folders of this machine; a hub id stays whole."""
+    path = Path(name).expanduser()
+    return path.resolve().name if path.exists() else name

@@ -106,7 +106,9 @@ def write_folder(folder: Path, mark: str, fill: Callable[[Path], None]) -> None:
 
 def _save_part(model: Any, folder: Path, half: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_config(str(folder))
+    config = json.loads(model.to_json_string())
+    config.pop("_name_or_path", None)  # where it was loaded from is nobody's business
+    _write_json(folder / "config.json", config)
     _save_weights(model.state_dict(), folder / "diffusion_pytorch_model.safetensors", half)
 
 
@@ -116,7 +118,7 @@ def _save_text_encoder(model: Any, folder: Path, half: bool) -> None:
     `architectures` is set, since only `save_pretrained` would write it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    config = model.config.to_dict()
+    config = {k: v for k, v in model.config.to_dict().items() if k != "_name_or_path"}
     config.update(architectures=["CLIPTextModel"], dtype="float16" if half else "float32")
     _write_json(folder / "config.json", config)
     weights = {

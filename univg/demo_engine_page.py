@@ -1,0 +1,299 @@
+"""The engines on the page of `univg demo`: what is shown, in which words.
+
+In: `EngineFacts`, or why there are none. Out: sections, commands and times on the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from univg.demo_traits import TRAITS, show_spread
+from univg.images import ImageArray, list_pictures, read_image
+from univg.masks import read_mask
+from univg.modalities import Modality, find_modality
+from univg.report import GreyImage, Page, Section, shrink_mask
+
+if TYPE_CHECKING:
+    from univg.demo_figures import ImageFigures, MaskFigures
+    from univg.distance import Comparison, Estimate
+
+CASES = 5
+TILE_PX = 256
+SHOWN_TRAITS = (
+    "vessel_density", "width_q50", "segment_q50", "tip_density", "tortuosity_mean", "holes_log",
+    "components_log",
+)  # fmt: skip
+PARTS = {
+    "pairs": "Shots, targets and reference: grown, rendered",
+    "masks-before": "Masks drawn before",
+    "mask-engine": "LoHa, mask engine",
+    "masks-after": "Masks drawn after",
+    "images-before": "Images drawn before",
+    "image-engine": "ControlNet, image engine",
+    "images-after": "Images drawn after",
+    "measuring": "Measuring",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineFacts:
+    """All that the page tells of the engines."""
+
+    base: str
+    place: Path
+    size_px: int
+    drawn: int
+    strength: float
+    masks: MaskFigures
+    images: ImageFigures
+    steps: Mapping[str, int]
+    """Of the trainings, by part."""
+    times: Mapping[str, Any]
+    """Seconds, by part."""
+    commands: tuple[str, ...]
+
+    @property
+    def card(self) -> Modality:
+        """What the shots are of."""
+        return find_modality(str(self.place / "card.yaml"))
+
+
+def add_engines(page: Page, engines: EngineFacts | str) -> None:
+    """Add shots, masks and images, or the line that says why there are none."""
+    if isinstance(engines, str):
+        page.section("Engines", engines)
+        return
+    _add_shots(page, engines)
+    _add_masks(page, engines)
+    _add_images(page, engines)
+
+
+def add_engine_commands(section: Section, engines: EngineFacts | str) -> None:
+    """Add the commands that made shots and engines."""
+    if isinstance(engines, str):
+        return
+    section.subheading(
+        "The engines",
+        "These make the five shots and adapt both engines, to the same weights on the same "
+        "machine; the last one gives the distance of the masks, and more.",
+    )
+    section.commands(engines.commands, "Commands that adapt the engines")
+
+
+def add_engine_times(section: Section, engines: EngineFacts | str) -> None:
+    """Add what each part took."""
+    if isinstance(engines, str):
+        return
+    rows = []
+    for part, words in PARTS.items():
+        seconds = float(engines.times.get(part, {}).get("seconds", 0.0))
+        steps = engines.steps.get(part, 0)
+        each = f"{1000 * seconds / steps:.0f}" if steps else "–"
+        rows.append([words, f"{steps}" if steps else "–", f"{seconds:.0f}", each])
+    total = sum(float(each["seconds"]) for each in engines.times.values())
+    rows.append(["Together", "–", f"{total:.0f}", "–"])
+    section.table(
+        f"The engines, base {engines.base}.", ["Part", "Steps", "Seconds", "ms a step"], rows
+    )
+
+
+def _add_shots(page: Page, engines: EngineFacts) -> None:
+    section = page.section(
+        "Five shots of an unseen look",
+        f"From here on diffusion engines draw, on the base `{engines.base}`. They get five "
+        "annotated pictures of something that no modality above resembles, in course and in "
+        "colour: " + " ".join(engines.card.description.split()),
+        "The pictures are rendered from grown masks, so their masks are exact, and any number more "
+        f"can be made. {engines.drawn} more masks are drawn for below, and the engines are "
+        "measured against yet others. Neither was trained on.",
+    )
+    shots = engines.place / "shots"
+    cases = list(zip(_masks(shots, CASES), _pictures(shots / "images", CASES), strict=True))
+    section.comparison(
+        ["Mask", "Image"],
+        cases,
+        f"{len(cases)} vessel masks, and the same vessels in amber on violet tissue",
+        "The five shots: all that the engines learn from.",
+    )
+
+
+def _add_masks(page: Page, engines: EngineFacts) -> None:
+    found, place = engines.masks, engines.place
+    section = page.section(
+        "Masks before and after adaptation",
+        f"The mask engine: a LoHa on the base’s UNet, {engines.steps['mask-engine']} steps on the "
+        f"five masks, drawn at strength {engines.strength:g} with the prompt "
+        f"“{engines.card.mask_prompt}”. Before and after start from the same noise; the first of "
+        f"{engines.drawn} masks, none picked.",
+    )
+    section.key_figures(_key_distances(found.before, found.after))
+    columns = [
+        _masks(place / "shots", CASES),
+        _masks(place / "drawn" / "masks-before", CASES),
+        _masks(place / "drawn" / "masks-after", CASES),
+        _masks(place / "reference", CASES),
+    ]
+    section.comparison(
+        ["Shots", "Before", "After", "Never seen"],
+        list(zip(*columns, strict=True)),
+        "Vessel masks: the five shots, masks drawn before and after adaptation, masks never seen",
+        "Each column: a shot, a mask drawn before adaptation, the mask drawn from the same noise "
+        "after it, and one of the masks that both are measured against.",
+    )
+    section.table(
+        f"Distance from {len(found.descriptors['reference']['vessel_density'])} masks that were "
+        f"never seen, over the vessel descriptors above: {found.after.draws} draws of "
+        f"{found.after.n} masks a side; in brackets what 95 % of the draws lie between.",
+        ["Masks", "Fréchet distance", "Energy distance"],
+        _distance_rows(found.before, found.after, "Others of the same kind (floor)"),
+        note=" ".join(
+            [
+                judge(found.before, found.after),
+                _say_empty(found.empty_before, found.empty_after, engines.drawn),
+                f"Copies: {found.copying.describe()}.",
+            ]
+        ),
+    )
+    traits = [trait for trait in TRAITS if trait.name in SHOWN_TRAITS]
+    order = ("before", "after", "reference")
+    section.table(
+        "Vessel traits, mean ± standard deviation.",
+        ["Trait", "Before", "After", "Never seen"],
+        [
+            [
+                trait.words,
+                *(show_spread(trait, found.descriptors[name], engines.size_px) for name in order),
+            ]
+            for trait in traits
+        ],
+    )
+
+
+def _add_images(page: Page, engines: EngineFacts) -> None:
+    found, place = engines.images, engines.place
+    start = "as it is embedded" if engines.base == "nano" else "as it is"
+    section = page.section(
+        "Images before and after adaptation",
+        f"The image engine: a ControlNet, {engines.steps['image-engine']} steps on the five pairs. "
+        f"Before, it is the ControlNet {start}; the prompt is “{engines.card.image_prompt}”. Both "
+        "draw for masks that were no shots, from the same noise.",
+    )
+    section.key_figures(
+        [
+            *_key_distances(found.before, found.after),
+            (
+                f"{found.follows['after']:.2f}",
+                "clDice: vessels of the drawn images with their mask",
+            ),
+        ]
+    )
+    columns: list[Sequence[ImageArray]] = [
+        _masks(place / "targets", CASES),
+        _pictures(place / "drawn" / "images-before", CASES),
+        _pictures(place / "drawn" / "images-after", CASES),
+        _pictures(place / "targets" / "images", CASES),
+    ]
+    section.comparison(
+        ["Mask", "Before", "After", "Rendered"],
+        list(zip(*columns, strict=True)),
+        "Vessel masks, the images drawn for them before and after adaptation, and rendered ones",
+        "Each column: a mask, the image drawn for it before adaptation and after it, and the image "
+        "that the renderer makes of it, which no engine has seen.",
+    )
+    section.table(
+        f"Distance of looks (FD-looks and energy, over {_count_looks()} features of grey, colour, "
+        "texture and grain; no network, no FID) from images that were never seen: "
+        f"{found.after.draws} draws of {found.after.n} images a side.",
+        ["Images", "FD-looks", "Energy distance"],
+        _distance_rows(found.before, found.after, "Rendered for the same masks (floor)"),
+        note=judge(found.before, found.after),
+    )
+    follows = found.follows
+    section.table(
+        "Do the vessels lie where the mask says? clDice of a fixed ridge detector’s vessels with "
+        "the mask.",
+        ["Images", "clDice"],
+        [
+            ["Before", f"{follows['before']:.3f}"],
+            ["After", f"{follows['after']:.3f}"],
+            ["Rendered for the same masks (what the detector can reach)",
+             f"{follows['rendered']:.3f}"],
+            ["After, with the mask of another (chance)", f"{follows['chance']:.3f}"],
+        ],
+        note=f"Copies: {found.copying.describe()}.",
+    )  # fmt: skip
+
+
+def judge(before: Comparison, after: Comparison) -> str:
+    """Say in a sentence whether the adaptation brought the drawn ones nearer."""
+    first, second = before.frechet.mean, after.frechet.mean
+    floor = "" if after.frechet_floor is None else f"; the floor is {after.frechet_floor.mean:.2f}"
+    if after.frechet.high < before.frechet.low:
+        verdict = "Nearer after adaptation, beyond the spread of the draws"
+    elif second < first:
+        verdict = "Nearer after adaptation, but within the spread of the draws"
+    else:
+        verdict = "Not nearer after adaptation"
+    return f"{verdict}: {second:.2f} instead of {first:.2f}{floor}."
+
+
+def _key_distances(before: Comparison, after: Comparison) -> list[tuple[str, str]]:
+    figures = [
+        (f"{before.frechet.mean:.2f}", "distance before adaptation"),
+        (f"{after.frechet.mean:.2f}", "distance after five shots"),
+    ]
+    if after.frechet_floor is not None:
+        figures.append((f"{after.frechet_floor.mean:.2f}", "floor: two sets of the real thing"))
+    return figures
+
+
+def _distance_rows(before: Comparison, after: Comparison, floor: str) -> list[list[str]]:
+    rows = [
+        ["Drawn before", _show(before.frechet), _show(before.energy)],
+        ["Drawn after", _show(after.frechet), _show(after.energy)],
+    ]
+    if after.frechet_floor is not None and after.energy_floor is not None:
+        rows.append([floor, _show(after.frechet_floor), _show(after.energy_floor)])
+    return rows
+
+
+def _show(estimate: Estimate) -> str:
+    return f"{estimate.mean:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
+
+
+def _say_empty(before: int, after: int, count: int) -> str:
+    if not before and not after:
+        return ""
+    return f"Of {count} masks {before} were empty before, {after} after."
+
+
+def _count_looks() -> int:
+    from univg.looks import LOOK_NAMES
+
+    return len(LOOK_NAMES)
+
+
+def _masks(folder: Path, count: int) -> list[GreyImage]:
+    from univg.pairs import find_masks
+
+    return [shrink_mask(read_mask(path), TILE_PX) for path in find_masks(folder)[:count]]
+
+
+def _pictures(folder: Path, count: int) -> list[ImageArray]:
+    """Return the first pictures of `folder`, no larger than a tile."""
+    import cv2
+
+    shown = []
+    for path in list_pictures(folder)[:count]:
+        image = read_image(path)
+        scale = TILE_PX / max(image.shape[:2])
+        if scale < 1:
+            size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+            image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), image.dtype)
+        shown.append(image)
+    return shown
