@@ -1,1 +1,1 @@
-"""Training: mask pretraining and adaptation, image pretraining and adaptation. Nothing here yet."""
+"""Training: one loop; LoRA and LoHa on masks, whole UNets and ControlNets on images; the base."""

@@ -138,6 +138,8 @@ def _save_weights(weights: dict[str, torch.Tensor], path: Path, half: bool) -> N
         for name, weight in weights.items()
     }
     save_file(stored, str(path), {"format": "pt"})
+    # safetensors lets only the owner read its files; a base is for all who may read its config.
+    shutil.copymode(path.parent / "config.json", path)
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
