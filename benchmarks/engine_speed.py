@@ -60,11 +60,13 @@ def measure(setup: Setup, engine: str, variant: Variant, batch: int) -> Figures:
     """Measure one variant; what goes wrong is part of the result."""
     import torch
 
+    from univg.sd import quiet
+
     run = run_ours if variant.ours else run_plain
     found: Figures = {"engine": engine, "batch": batch, "variant": variant.name}
     start = time.perf_counter()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), quiet():
             warnings.simplefilter("ignore")  # of the libraries; they would cut up the table
             found |= run(setup, engine, variant, batch)
     except Exception as error:

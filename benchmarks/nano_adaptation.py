@@ -33,9 +33,12 @@ from univg.looks import look_distance
 from univg.masks import encode_mask, read_mask
 from univg.memorisation import measure_copying
 from univg.modalities import find_modality
+from univg.pairs import find_masks
 from univg.resize import fit_image, fit_mask
 from univg.sca.descriptors import DESCRIPTORS, describe_many
 from univg.sca.distance import compare
+from univg.sca.synth import Synth
+from univg.sca.synth import run as synthesize
 from univg.sd import Base, load_base, load_control
 from univg.train.adapt_images import AdaptImages
 from univg.train.adapt_images import run as adapt_images
@@ -114,15 +117,30 @@ def measure_masks(asked: argparse.Namespace, split: Split, draw: str) -> dict[st
     before = draw_masks(base, prompts)
     load_adapter(out / "adapter.safetensors", base)
     after = draw_masks(base, prompts)
+    grown = grow_masks(asked, split, draw, shots)
     test = [fit_mask(read_mask(path), PX, "stretch") for path in split.masks(asked.data)["test"]]
     own = [fit_mask(read_mask(path), PX, "stretch") for path in split.shots(asked.data, draw)]
     reference = describe_many(test)
     distances = {
         name: describe(compare(reference, describe_many(masks), resolution=RESOLUTION))
-        for name, masks in {"before": before, "after": after}.items()
+        for name, masks in {"before": before, "after": after, **grown}.items()
     }
     copying = measure_copying(after, own, kind="mask")
     return {"seconds": round(seconds, 1), **distances, "copying": copying.describe()}
+
+
+def grow_masks(
+    asked: argparse.Namespace, split: Split, draw: str, shots: Path
+) -> dict[str, list[np.ndarray]]:
+    """Return as many masks by space colonization, without the shots and led by them."""
+    grown = {}
+    for name, real in (("sca", None), ("rsca", shots / "masks")):
+        out = asked.work / name / f"{split.name}-{draw}"
+        synthesize(
+            Synth(out=out, modality=(split.modality,), count=MASKS, size=(PX, PX), real=real)
+        )
+        grown[name] = [read_mask(path) for path in find_masks(out)]
+    return grown
 
 
 def draw_masks(base: Base, prompts: Sequence[str]) -> list[np.ndarray]:
@@ -182,16 +200,21 @@ def describe(comparison: Any) -> dict[str, float]:
 
 def print_tables(found: dict[str, Any]) -> None:
     """Print one table for masks, one for images."""
-    print("\n| set, draw | s | Fréchet before | after | energy before | after |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "\n| set, draw | s | Fréchet: SCA | R-SCA | nano before | after | energy before | after |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for key, row in found.items():
         if key.endswith(" masks"):
             print(
-                f"| {key[:-6]} | {row['seconds']:.0f} | {row['before']['frechet']:.2f} "
+                f"| {key[:-6]} | {row['seconds']:.0f} | {row['sca']['frechet']:.2f} "
+                f"| {row['rsca']['frechet']:.2f} | {row['before']['frechet']:.2f} "
                 f"| {row['after']['frechet']:.2f} | {row['before']['energy']:.3f} "
                 f"| {row['after']['energy']:.3f} |"
             )
-    print("\n| set, draw | s | FD-looks procedural | before | after | clDice real | before | after |")
+    print(
+        "\n| set, draw | s | FD-looks procedural | before | after | clDice real | before | after |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for key, row in found.items():
         if key.endswith(" images"):

@@ -7,6 +7,7 @@ step. LoRA is peft's, LoHa lycoris', each on the same modules as ours.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -89,6 +90,19 @@ def _make_plain_step(
     noises = DDPMScheduler.from_config(base.scheduler.config)
     generator = torch.Generator(setup.device).manual_seed(setup.seed)
     moving.train()
+    bare = control is not None and variant.half_base  # the scripts' frozen UNet needs no autocast
+
+    def steer(noisy: Any, times: Any, text: Any, batch: Figures) -> Figures:
+        if control is None:
+            return {}
+        with accelerator.autocast():
+            down, middle = control(
+                noisy, times, text, controlnet_cond=batch["control"], return_dict=False
+            )
+        return {
+            "down_block_additional_residuals": [one.to(dtype) for one in down],
+            "mid_block_additional_residual": middle.to(dtype),
+        }
 
     def step(batch: Figures) -> float:
         with torch.no_grad(), accelerator.autocast():
@@ -98,14 +112,8 @@ def _make_plain_step(
         noise = torch.randn(latent.shape, generator=generator, device=latent.device).to(latent)
         times = torch.randint(0, 1000, (len(latent),), generator=generator, device=latent.device)
         noisy = noises.add_noise(latent, noise, times)
-        extra: Figures = {}
-        with accelerator.autocast():
-            if control is not None:
-                down, middle = control(
-                    noisy, times, text, controlnet_cond=batch["control"], return_dict=False
-                )
-                extra = {"down_block_additional_residuals": down}
-                extra["mid_block_additional_residual"] = middle
+        extra = steer(noisy, times, text, batch)
+        with contextlib.nullcontext() if bare else accelerator.autocast():
             found = unet(noisy, times, text, return_dict=False, **extra)[0]
         loss = functional.mse_loss(found.float(), noise.float(), reduction="mean")
         accelerator.backward(loss)

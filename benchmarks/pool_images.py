@@ -30,7 +30,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--pixels", type=int, default=40_000_000, help="views to make per set, in pixels")
+    parser.add_argument(
+        "--pixels", type=int, default=40_000_000, help="views to make per set, in pixels"
+    )
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     for split in SPLITS.values():
