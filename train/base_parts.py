@@ -5,20 +5,25 @@ In: its settings. Out: trained parts, each saved in its run folder, and together
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel
 
-from univg.files import make_folder
+from univg import __version__
+from univg.config import to_plain
+from univg.files import make_folder, sha256_hex, write_atomic
 from univg.modalities import find_modality, modality_names
 from univg.progress import show_progress
 from univg.sd import (
     Base,
     embed_prompts,
     load_base,
+    load_control,
     make_control,
     save_base,
     save_control,
@@ -34,8 +39,9 @@ from .latents import LatentCache
 from .loop import Outcome, train
 from .pictures import Kind, Picture, list_pictures_of, load_picture
 from .task import Task
-from .vae_task import to_tensor
+from .vae_task import VaeTask, to_tensor
 
+DONE = "done.json"
 PATTERN = (0, 1, 0, 2)
 """Half of what the UNet sees are masks, a quarter drawn images, a quarter photographed ones."""
 
@@ -46,7 +52,15 @@ class Parts:
     def __init__(self, asked: TrainBase) -> None:
         self.asked = asked
         self.folder = asked.out / "base"
-        make_folder(asked.out)
+
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must share with the first."""
+        pictures = [*self._list(self.asked.data, "mask"), *self.images[0], *self.images[1]]
+        sums = sorted(picture.sha256 for picture in pictures)
+        free = {"out", "data", "unlabelled", "until", "preview_every"}
+        asked = {name: value for name, value in to_plain(self.asked).items() if name not in free}
+        data = sha256_hex("\n".join(sums).encode())
+        return {"stage": "train base", "version": __version__, "settings": asked, "data": data}
 
     @cached_property
     def masks(self) -> tuple[list[Picture], list[Picture]]:
@@ -60,7 +74,7 @@ class Parts:
         return _hold_out(self._list([*with_images, *self.asked.unlabelled], "image"))
 
     def _list(self, roots: Sequence[Path], kind: Kind) -> list[Picture]:
-        return list_pictures_of(roots, kind, hashes=self.asked.out / "hashes.json")
+        return list_pictures_of(roots, kind, hashes=self.asked.out / ".univg-hashes.json")
 
     def place(self, part: Part) -> Path:
         """Return the run folder of `part`."""
@@ -68,29 +82,46 @@ class Parts:
 
     def is_done(self, part: Part) -> bool:
         """Whether `part` is trained."""
-        return (self.place(part) / "done.json").exists()
+        return (self.place(part) / DONE).exists()
 
     def train_vae(self) -> None:
         """Train the autoencoder."""
-        from .vae_task import VaeTask
+        vae = nano.make_vae(self.asked.seed).requires_grad_(True)
+        self._train(self._vae_task("vae", vae), "vae")
 
-        if self.is_done("vae"):
+    def train_decoder(self) -> None:
+        """Train the decoder alone, longer; the latents stay what the UNet knows."""
+        vae = load_base(str(self.place("unet") / "base"), parts=("unet", "vae")).vae
+        vae.decoder.requires_grad_(True)
+        vae.post_quant_conv.requires_grad_(True)
+        self._train(self._vae_task("decoder", vae), "decoder")
+
+    def assemble(self) -> None:
+        """Write the base from the parts that are done."""
+        if not self.is_done("unet"):
             return
+        base = load_base(str(self.place("unet") / "base"))
+        if self.is_done("decoder"):
+            base.vae = AutoencoderKL.from_pretrained(self.place("decoder") / "vae")
+        save_base(base, self.folder)
+        if self.is_done("control"):
+            control = load_control(self.place("control") / "controlnet", base)
+            save_control(control, self.folder / "controlnet")
+
+    def _vae_task(self, name: str, vae: AutoencoderKL) -> VaeTask:
         (masks, held_masks), (images, held_images) = self.masks, self.images
-        task = VaeTask(
-            nano.make_vae(self.asked.seed),
+        return VaeTask(
+            vae,
             masks,
             images,
             [*held_masks[: HELD_OUT // 2], *held_images[: HELD_OUT // 2]],
             size_px=nano.NATIVE_PX,
             crop_px=self.asked.crop_px,
+            name=name,
         )
-        self._train(task, "vae")
 
     def train_unet(self) -> None:
         """Train UNet and text encoder together on latents."""
-        if self.is_done("unet"):
-            return
         base = self._fresh_base()
         (masks, held_masks), (images, held_images) = self.masks, self.images
         drawn = [picture for picture in images if picture.mask_path is not None]
@@ -121,8 +152,6 @@ class Parts:
 
     def train_control(self) -> None:
         """Train the ControlNet on pairs, the UNet locked."""
-        if self.is_done("control"):
-            return
         base = load_base(str(self.place("unet") / "base"))
         control = make_control(base.unet, seed=self.asked.seed)
         pairs = [picture for picture in self.images[0] if picture.mask_path is not None]
@@ -171,19 +200,18 @@ class Parts:
 
     def _save_base(self, base: Base, folder: Path) -> list[Path]:
         save_base(base, folder / "base", half=False)
-        save_base(base, self.folder)
         return [folder / "base"]
 
     def _save_control(self, control: ControlNetModel, folder: Path) -> list[Path]:
         save_control(control, folder / "controlnet", half=False)
-        save_control(control, self.folder / "controlnet")
         return [folder / "controlnet"]
 
     def _train(self, task: Task, part: Part) -> Outcome:
         wanted = loop_settings(self.asked, part)
         make_folder(wanted.out)
         outcome = train(task, wanted, make_accelerator(wanted))
-        (wanted.out / "done.json").write_text("{}\n")
+        done = {"steps": outcome.steps, "seconds": round(outcome.seconds, 1)}
+        write_atomic(wanted.out / DONE, (json.dumps(done) + "\n").encode())
         return outcome
 
     def load_vae(self) -> AutoencoderKL:

@@ -67,9 +67,10 @@ def _mean(values: torch.Tensor) -> torch.Tensor:
 
 
 class VaeTask(Task):
-    """Random crops of masks and images, as many of the one as of the other."""
+    """Random crops of masks and images, as many of the one as of the other.
 
-    name = "vae"
+    What of `vae` requires gradients is trained.
+    """
 
     def __init__(
         self,
@@ -80,8 +81,9 @@ class VaeTask(Task):
         *,
         size_px: int,
         crop_px: int,
+        name: str = "vae",
     ) -> None:
-        self.module = VaeLoss(vae.requires_grad_(True))
+        self.name, self.module = name, VaeLoss(vae)
         self.vae, self.masks, self.images, self.held_out = vae, masks, images, held_out
         self.size_px, self.crop_px = size_px, crop_px
         self.items = 2 * max(len(masks), len(images))
@@ -121,7 +123,7 @@ class VaeTask(Task):
         chosen = [lists[item % 2][(item // 2) % len(lists[item % 2])] for item in items]
         return [str(picture.path) for picture in chosen]
 
-    def preview(self, step: int) -> Preview | None:
+    def preview(self, step: int) -> Preview | None:  # noqa: ARG002 - the same at each step
         """Return held-out pictures above what comes back."""
         shown = self.held_out[:8]
         pixels = torch.stack([self.load_check(number)["pixels"] for number in range(len(shown))])
