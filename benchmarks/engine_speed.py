@@ -183,10 +183,8 @@ def choose_variants(setup: Setup, names: Sequence[str] | None = None) -> list[Va
     if setup.precision == "no":
         dull |= {"plain, fp32 weights", "half base", "half base, compile"}
     if setup.device == "cpu":
-        dull |= {
-            "compile",
-            "half base, compile",
-        }  # minutes of compiling each; name them to get them
+        # Compiling takes minutes each there; who wants it names it.
+        dull |= {"compile", "half base, compile"}
     if setup.device != "cuda" or importlib.util.find_spec("bitsandbytes") is None:
         dull.add("8-bit Adam")
     return [variant for variant in VARIANTS if variant.name not in dull]
@@ -194,7 +192,8 @@ def choose_variants(setup: Setup, names: Sequence[str] | None = None) -> list[Va
 
 def read_words(words: Sequence[str] | None) -> argparse.Namespace:
     """Return what the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    as_it_is = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_it_is)
     add = parser.add_argument
     add("--base", choices=["sd15", "small", "tiny", "nano"], default="small", help="(small)")
     add("--device", choices=["cuda", "cpu"], default="cpu", help="(cpu)")

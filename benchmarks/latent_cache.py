@@ -53,8 +53,9 @@ def compare(runs: Sequence[Figures]) -> list[Figures]:
         row |= {"windows": min(len(found) for found in times.values())}
         if fills:
             row["fill_s_a_picture"] = statistics.median(fills)
-            saved_s = max(encoded - cached, 1e-9)
-            row["five_shots_earned_after_steps"] = 5 * row["fill_s_a_picture"] / saved_s
+            if encoded > cached:
+                earned = 5 * row["fill_s_a_picture"] / (encoded - cached)
+                row["five_shots_earned_after_steps"] = earned
     return rows
 
 
@@ -70,20 +71,20 @@ def to_markdown(rows: Sequence[Figures]) -> str:
         if "saved" not in row:
             lines.append(f"{start}| {row.get('error', 'nothing measured')[:80]} |||||")
             continue
-        fill, earned = row.get("fill_s_a_picture"), row.get("five_shots_earned_after_steps")
-        lines.append(
-            f"{start}| {1e3 * row['cached_s']:.1f} | {1e3 * row['encoded_s']:.1f} "
-            f"| {row['saved']:.0%} | {1e3 * fill:.1f} | {earned:.0f} steps |"
-            if fill is not None
-            else f"{start}| {1e3 * row['cached_s']:.1f} | {1e3 * row['encoded_s']:.1f} "
-            f"| {row['saved']:.0%} | | |"
-        )
+        cells = [f"{1e3 * row['cached_s']:.1f}", f"{1e3 * row['encoded_s']:.1f}"]
+        cells.append(f"{row['saved']:.0%}")
+        if "fill_s_a_picture" in row:
+            cells.append(f"{1e3 * row['fill_s_a_picture']:.1f}")
+            earned = row.get("five_shots_earned_after_steps")
+            cells.append("never" if earned is None else f"{earned:.0f} steps")
+        lines.append(f"{start}| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def read_words(words: Sequence[str] | None) -> argparse.Namespace:
     """Return what the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    as_it_is = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_it_is)
     add = parser.add_argument
     add("--base", choices=["sd15", "small", "tiny", "nano"], help="(nano, where it is embedded)")
     add("--device", choices=["cuda", "cpu"], default="cpu", help="(cpu)")

@@ -208,7 +208,7 @@ class LatentCache:
                         problems.append(loaded)
                         continue
                     for k in turns:
-                        pixels = torch.from_numpy(turn(loaded, k)).permute(2, 0, 1)
+                        pixels = torch.from_numpy(turn(loaded, k).copy()).permute(2, 0, 1)
                         yield picture, k, pixels.float() / 127.5 - 1
 
     def _read(self, item: tuple[Picture, list[int]]) -> Any:
