@@ -150,3 +150,17 @@ def test_the_loss_is_one_a_picture():
     loss = VaeLoss(nano.make_vae(0))
     batch = {"pixels": torch.zeros(2, 3, 64, 64), "noise": torch.zeros(2, 16, 8, 8)}
     assert loss(batch).shape == (2,)
+
+
+def test_it_goes_on_from_a_finished_base(trained, tmp_path):
+    source, folder = trained
+    asked = settings_of(
+        tmp_path, data=(source / "data",), start=str(folder), until="control", seed=5
+    )
+    run(asked)
+    before, after = load_base(str(folder)), load_base(str(asked.out / "base"))
+    assert not (asked.out / FOLDERS["vae"]).exists()
+    assert after.scaling == before.scaling
+    weight = after.unet.conv_in.weight
+    assert torch.allclose(weight, before.unet.conv_in.weight, atol=1e-3)
+    assert not torch.allclose(weight, nano.make_unet(5).conv_in.weight, atol=1e-3)

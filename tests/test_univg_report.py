@@ -114,6 +114,27 @@ def test_tables_and_figures_are_numbered_and_scroll_regions_can_be_reached(page)
     assert all("aria-label" in a or "aria-labelledby" in a for a in regions)
 
 
+def test_cases_keep_what_belongs_together_side_by_side():
+    page = Page("t")
+    section = page.section("s")
+    images = [np.full((4, 4), value, np.uint8) for value in range(6)]
+    cases = list(zip(images[:3], images[3:], strict=True))
+    section.comparison(["Mask", "`a` <b>"], cases, "x", "c")
+    text = page.html()
+    outline = assert_stands_alone(text)
+    (grid,) = [a for a in outline.all("div") if a.get("class") == "cases"]
+    assert grid["style"] == "--kinds:2;--cases:3" and grid["role"] == "img"
+    wanted = [data_uri(image) for case in cases for image in case]
+    assert [a["src"] for a in outline.all("img")] == wanted
+    assert "<span><code>a</code> &lt;b&gt;</span>" in text and "Figure 1." in text
+
+
+@pytest.mark.parametrize("cases", [[], [[np.zeros((4, 4), np.uint8)]]])
+def test_cases_that_do_not_fit_their_labels_are_refused(cases):
+    with pytest.raises(DataError, match="do not fit 2 labels"):
+        Page("t").section("s").comparison(["a", "b"], cases, "x", "c")
+
+
 def test_a_page_is_written_whole_and_the_same_each_time(page, tmp_path):
     path = tmp_path / "new" / "index.html"
     page.write(path)

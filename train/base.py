@@ -44,6 +44,9 @@ class TrainBase:
     """Folders of modalities with images/ alone."""
     out: Path
     """Run folder; new, empty, or of the same run, which then goes on."""
+    start: str | None = None
+    """A base to go on from instead of fresh networks; its autoencoder stays as it is until the
+    decoder's turn."""
     until: Part = "decoder"
     """Last part to train."""
     seed: Annotated[int, Ge(0), Le(2**63 - 1)] = 0
@@ -91,7 +94,7 @@ def run(asked: TrainBase) -> Path:
         parts = Parts(asked)
         claim_folder(asked.out, parts.identity())
         for part in FOLDERS:
-            if not parts.is_done(part):
+            if not parts.is_done(part) and not (part == "vae" and asked.start):
                 getattr(parts, f"train_{part}")()
             if part == asked.until:
                 break

@@ -59,6 +59,8 @@ class Parts:
         sums = sorted(picture.sha256 for picture in pictures)
         free = {"out", "data", "unlabelled", "until", "preview_every"}
         asked = {name: value for name, value in to_plain(self.asked).items() if name not in free}
+        if self.asked.start:
+            asked["start"] = load_base(self.asked.start, parts=("unet",)).identity
         data = sha256_hex("\n".join(sums).encode())
         return {"stage": "train base", "version": __version__, "settings": asked, "data": data}
 
@@ -153,7 +155,10 @@ class Parts:
     def train_control(self) -> None:
         """Train the ControlNet on pairs, the UNet locked."""
         base = load_base(str(self.place("unet") / "base"))
-        control = make_control(base.unet, seed=self.asked.seed)
+        if self.asked.start:
+            control = load_control(self.asked.start, base)
+        else:
+            control = make_control(base.unet, seed=self.asked.seed)
         pairs = [picture for picture in self.images[0] if picture.mask_path is not None]
         held_out = [picture for picture in self.images[1] if picture.mask_path is not None]
         cache = self._fill_cache(base, [*pairs, *held_out])
@@ -177,6 +182,8 @@ class Parts:
         self._train(task, "control")
 
     def _fresh_base(self) -> Base:
+        if self.asked.start:
+            return load_base(self.asked.start)
         seed = self.asked.seed
         tokenizer = nano.make_tokenizer(all_words(), self.place("unet") / "tokenizer")
         unet = nano.make_unet(seed)

@@ -71,7 +71,7 @@ COMMANDS: dict[str, Command] = {
     "adapter info": Command(
         "univg.train.adapter_commands", "Info", "what an adapter file holds", "run_info"
     ),
-    "demo": Command("univg.demo", "Demo", "masks of five modalities, scored, as one HTML page"),
+    "demo": Command("univg.demo", "Demo", "masks and adapted engines, measured, as one page"),
 }
 
 LATER = ("export", "segment", "run")

@@ -21,6 +21,7 @@ from univg.report import GreyImage, Page, Section, shrink_mask
 if TYPE_CHECKING:
     from univg.demo_figures import ImageFigures, MaskFigures
     from univg.distance import Comparison, Estimate
+    from univg.memorisation import Copying
 
 CASES = 5
 TILE_PX = 256
@@ -80,7 +81,8 @@ def add_engine_commands(section: Section, engines: EngineFacts | str) -> None:
     section.subheading(
         "The engines",
         "These make the five shots and adapt both engines, to the same weights on the same "
-        "machine; the last one gives the distance of the masks, and more.",
+        "machine. Where all is there already they say so; elsewhere they make it anew. The last "
+        "one gives the distance of the masks, and more.",
     )
     section.commands(engines.commands, "Commands that adapt the engines")
 
@@ -108,9 +110,9 @@ def _add_shots(page: Page, engines: EngineFacts) -> None:
         f"From here on diffusion engines draw, on the base `{engines.base}`. They get five "
         "annotated pictures of something that no modality above resembles, in course and in "
         "colour: " + " ".join(engines.card.description.split()),
-        "The pictures are rendered from grown masks, so their masks are exact, and any number more "
-        f"can be made. {engines.drawn} more masks are drawn for below, and the engines are "
-        "measured against yet others. Neither was trained on.",
+        "The pictures are rendered from grown masks, so the masks are exact and there can be any "
+        f"number more: images are drawn for {engines.drawn} others below, and all is measured "
+        f"against {_count_reference(engines)} yet others. No engine was trained on either.",
     )
     shots = engines.place / "shots"
     cases = list(zip(_masks(shots, CASES), _pictures(shots / "images", CASES), strict=True))
@@ -142,20 +144,20 @@ def _add_masks(page: Page, engines: EngineFacts) -> None:
         ["Shots", "Before", "After", "Never seen"],
         list(zip(*columns, strict=True)),
         "Vessel masks: the five shots, masks drawn before and after adaptation, masks never seen",
-        "Each column: a shot, a mask drawn before adaptation, the mask drawn from the same noise "
+        "Side by side: a shot, a mask drawn before adaptation, the mask drawn from the same noise "
         "after it, and one of the masks that both are measured against.",
     )
     section.table(
-        f"Distance from {len(found.descriptors['reference']['vessel_density'])} masks that were "
-        f"never seen, over the vessel descriptors above: {found.after.draws} draws of "
-        f"{found.after.n} masks a side; in brackets what 95 % of the draws lie between.",
+        f"Distance from {_count_reference(engines)} masks that were never seen, over the vessel "
+        f"descriptors above: {found.after.draws} draws of {found.after.n} masks a side; in "
+        "brackets what 95 % of the draws lie between.",
         ["Masks", "Fréchet distance", "Energy distance"],
         _distance_rows(found.before, found.after, "Others of the same kind (floor)"),
         note=" ".join(
             [
                 judge(found.before, found.after),
                 _say_empty(found.empty_before, found.empty_after, engines.drawn),
-                f"Copies: {found.copying.describe()}.",
+                describe_copies(found.copying),
             ]
         ),
     )
@@ -188,7 +190,7 @@ def _add_images(page: Page, engines: EngineFacts) -> None:
             *_key_distances(found.before, found.after),
             (
                 f"{found.follows['after']:.2f}",
-                "clDice: vessels of the drawn images with their mask",
+                "clDice: drawn vessels with their mask",
             ),
         ]
     )
@@ -202,7 +204,7 @@ def _add_images(page: Page, engines: EngineFacts) -> None:
         ["Mask", "Before", "After", "Rendered"],
         list(zip(*columns, strict=True)),
         "Vessel masks, the images drawn for them before and after adaptation, and rendered ones",
-        "Each column: a mask, the image drawn for it before adaptation and after it, and the image "
+        "Side by side: a mask, the image drawn for it before adaptation and after, and the image "
         "that the renderer makes of it, which no engine has seen.",
     )
     section.table(
@@ -225,7 +227,7 @@ def _add_images(page: Page, engines: EngineFacts) -> None:
              f"{follows['rendered']:.3f}"],
             ["After, with the mask of another (chance)", f"{follows['chance']:.3f}"],
         ],
-        note=f"Copies: {found.copying.describe()}.",
+        note=describe_copies(found.copying),
     )  # fmt: skip
 
 
@@ -235,11 +237,31 @@ def judge(before: Comparison, after: Comparison) -> str:
     floor = "" if after.frechet_floor is None else f"; the floor is {after.frechet_floor.mean:.2f}"
     if after.frechet.high < before.frechet.low:
         verdict = "Nearer after adaptation, beyond the spread of the draws"
+    elif f"{second:.2f}" == f"{first:.2f}":
+        verdict = "No nearer and no farther after adaptation"
     elif second < first:
         verdict = "Nearer after adaptation, but within the spread of the draws"
     else:
         verdict = "Not nearer after adaptation"
     return f"{verdict}: {second:.2f} instead of {first:.2f}{floor}."
+
+
+def describe_copies(copying: Copying) -> str:
+    """Say how many drawn ones are copies of shots, beside what chance would give."""
+    nearer, count = sum(each.nearer for each in copying.nearest), len(copying.nearest)
+    text = (
+        f"Copies of shots: {nearer} of {count} are nearer to a shot than others of the kind come "
+        f"to one another ({copying.expected or 0:.0%} of new ones would be), {copying.copies} of "
+        "them so near that they are copies."
+    )
+    if copying.background is not None:
+        text += f" Vessels left out: {sum(each.nearer for each in copying.background.nearest)}"
+        text += f" nearer, {copying.background.copies} copies."
+    return text
+
+
+def _count_reference(engines: EngineFacts) -> int:
+    return len(engines.masks.descriptors["reference"]["vessel_density"])
 
 
 def _key_distances(before: Comparison, after: Comparison) -> list[tuple[str, str]]:
@@ -248,7 +270,9 @@ def _key_distances(before: Comparison, after: Comparison) -> list[tuple[str, str
         (f"{after.frechet.mean:.2f}", "distance after five shots"),
     ]
     if after.frechet_floor is not None:
-        figures.append((f"{after.frechet_floor.mean:.2f}", "floor: two sets of the real thing"))
+        figures.append(
+            (f"{after.frechet_floor.mean:.2f}", "floor: between two sets that are alike")
+        )
     return figures
 
 
@@ -263,7 +287,8 @@ def _distance_rows(before: Comparison, after: Comparison, floor: str) -> list[li
 
 
 def _show(estimate: Estimate) -> str:
-    return f"{estimate.mean:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
+    shown = f"{estimate.mean:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
+    return shown.replace("-", "−")
 
 
 def _say_empty(before: int, after: int, count: int) -> str:
@@ -294,6 +319,6 @@ def _pictures(folder: Path, count: int) -> list[ImageArray]:
         scale = TILE_PX / max(image.shape[:2])
         if scale < 1:
             size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
-            image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), image.dtype)
+            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
         shown.append(image)
     return shown

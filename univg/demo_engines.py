@@ -1,8 +1,8 @@
 """The second half of `univg demo`: engines adapted to five shots of a look that no modality has.
 
-In: a base, a seed, numbers of steps and pictures, a folder. Out: `EngineFacts`, and below the folder
-shots, run folders of both adaptations, pictures drawn before and after. Each part is left alone
-where it is there already, and a stopped training goes on, so the same call can be made again.
+In: a base, a seed, numbers of steps and pictures, a folder. Out: `EngineFacts`, and below the
+folder shots, run folders of both adaptations, pictures drawn before and after. Each part is left
+alone where it is there already, and a stopped training goes on, so the same call can be made again.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def adapt_masks(place: Path, wanted: Wanted) -> None:
     """Train a LoHa on the masks of the shots, unless that is done."""
     from univg.train.adapt_masks import AdaptMasks, run
 
-    options = _options(place, wanted, place / "mask-engine")
+    options = _options(place, wanted, "mask-engine", find_modality(str(CARD)).mask_prompt)
     _train(place, "mask-engine", lambda: run(AdaptMasks(max_steps=wanted.mask_steps, **options)))
 
 
@@ -242,17 +242,18 @@ def adapt_images(place: Path, wanted: Wanted) -> None:
     """Train a ControlNet on the shots, unless that is done."""
     from univg.train.adapt_images import AdaptImages, run
 
-    options = _options(place, wanted, place / "image-engine")
-    options["from_"] = find_start(wanted.base)
+    options = _options(place, wanted, "image-engine", find_modality(str(CARD)).image_prompt)
+    if find_start(wanted.base) == wanted.base != "nano":  # else it is what the command takes anyway
+        options["from_"] = wanted.base
     _train(place, "image-engine", lambda: run(AdaptImages(max_steps=wanted.image_steps, **options)))
 
 
-def _options(place: Path, wanted: Wanted, out: Path) -> dict[str, Any]:
+def _options(place: Path, wanted: Wanted, name: str, prompt: str) -> dict[str, Any]:
     return {
-        "out": out,
+        "out": place / name,
         "base": wanted.base,
         "shots": place / "shots",
-        "modality": str(place / "card.yaml"),
+        "prompt": prompt,
         "preset": PRESET,
         "seed": wanted.seed,
         # The page draws and measures more than these would, before and after.
@@ -303,13 +304,12 @@ def _say(text: str) -> None:
 
 
 def list_commands(place: Path, wanted: Wanted, size_px: int) -> list[str]:
-    """Return the commands that did it; what they name lies in the demo's folder."""
-    seed, count = wanted.seed, SHOTS + wanted.drawn + REFERENCE
-    common = (
-        f"--base {wanted.base} --shots shots --modality card.yaml --preset {PRESET} --seed {seed}"
-    )
-    start = "" if wanted.base == "nano" else f" --from {find_start(wanted.base)}"
+    """Return the commands that did it; where they find it done, they say so and leave it."""
+    card, seed, count = find_modality(str(CARD)), wanted.seed, SHOTS + wanted.drawn + REFERENCE
+    base = wanted.base if wanted.base == "nano" else str(find_base(wanted.base).path.resolve())
+    start = "" if base == "nano" or find_start(base) == "unet" else f" --from {base}"
     look = f"univg generate images --masks grown --modality card.yaml --look {LOOK} --seed {seed}"
+    shots = f"--base {base} --shots shots --preset {PRESET} --seed {seed}"
     return [
         f"cd {place}",
         f"univg sca synth --modality card.yaml --count {count} --size {size_px} {size_px} "
@@ -317,9 +317,10 @@ def list_commands(place: Path, wanted: Wanted, size_px: int) -> list[str]:
         f"{look} --count {SHOTS} --out shots",
         f"{look} --first {SHOTS} --count {wanted.drawn} --out targets",
         f"{look} --first {SHOTS + wanted.drawn} --count {REFERENCE} --out reference",
-        f"univg train adapt-masks {common} --max-steps {wanted.mask_steps} --out mask-engine",
-        f"univg train adapt-images {common} --max-steps {wanted.image_steps}{start} "
-        "--out image-engine",
+        f'univg train adapt-masks {shots} --prompt "{card.mask_prompt}" '
+        f"--max-steps {wanted.mask_steps} --out mask-engine",
+        f'univg train adapt-images {shots} --prompt "{card.image_prompt}" '
+        f"--max-steps {wanted.image_steps}{start} --out image-engine",
         "univg sca score --real reference --floor targets --synth drawn/masks-after "
         f"--size {size_px}",
     ]

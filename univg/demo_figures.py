@@ -28,7 +28,7 @@ class MaskFigures:
     before: Comparison
     after: Comparison
     descriptors: Mapping[str, Mapping[str, FloatArray]]
-    """By set (reference, before, after) and name: arrays (N,)."""
+    """By set (reference, floor, before, after) and name: arrays (N,)."""
     copying: Copying
     empty_before: int
     """Masks without any vessel."""
@@ -48,12 +48,12 @@ class ImageFigures:
 
 def measure_masks(place: Path, workers: int) -> MaskFigures:
     """Measure the masks as `univg sca score` does, at their own size."""
+    from univg import distance
     from univg.masks import read_mask
     from univg.memorisation import measure_copying
     from univg.pairs import find_masks
-    from univg.sca.descriptors import DESCRIPTOR_NAMES
+    from univg.sca.descriptors import DESCRIPTOR_GROUPS, DESCRIPTOR_NAMES, DESCRIPTORS
     from univg.sca.measure import measure_folders
-    from univg.sca.score import score_measured
 
     folders = {
         "reference": place / "reference",
@@ -63,23 +63,25 @@ def measure_masks(place: Path, workers: int) -> MaskFigures:
     }
     found = measure_folders(folders, size_px=None, workers=workers)
 
+    values = {name: np.array([m.descriptors for m in found[name]]) for name in folders}
+    resolution = [descriptor.resolution for descriptor in DESCRIPTORS]
+
     def compare(name: str) -> Comparison:
-        return score_measured(found["reference"], found[name], floor=found["floor"]).comparison
+        return distance.compare(
+            values["reference"], values[name], floor=values["floor"],
+            resolution=resolution, groups=DESCRIPTOR_GROUPS,
+        )  # fmt: skip
 
     pixels = {
         name: [read_mask(path) for path in find_masks(folder)]
         for name, folder in {**folders, "shots": place / "shots"}.items()
     }
-    columns = {
-        name: np.array([m.descriptors for m in found[name]]).T
-        for name in ("reference", "before", "after")
-    }
     return MaskFigures(
         before=compare("before"),
         after=compare("after"),
         descriptors={
-            name: dict(zip(DESCRIPTOR_NAMES, values, strict=True))
-            for name, values in columns.items()
+            name: dict(zip(DESCRIPTOR_NAMES, columns.T, strict=True))
+            for name, columns in values.items()
         },
         copying=measure_copying(
             pixels["after"], pixels["shots"], [*pixels["floor"], *pixels["reference"]], kind="mask"
