@@ -69,6 +69,8 @@ def run(asked: AdaptImages) -> Outcome:
 
 
 if __name__ == "__main__":
+    import sys
+
     from univg.cli import main
 
-    raise SystemExit(main(["train", "adapt-images", *__import__("sys").argv[1:]]))
+    sys.exit(main(["train", "adapt-images", *sys.argv[1:]]))

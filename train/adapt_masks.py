@@ -79,6 +79,8 @@ def run(asked: AdaptMasks) -> Outcome:
 
 
 if __name__ == "__main__":
+    import sys
+
     from univg.cli import main
 
-    raise SystemExit(main(["train", "adapt-masks", *__import__("sys").argv[1:]]))
+    sys.exit(main(["train", "adapt-masks", *sys.argv[1:]]))

@@ -8,6 +8,8 @@ it is complete; one that is damaged afterwards is passed over with a warning.
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -16,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from univg.errors import ResumeError
-from univg.files import explain_os_error, make_folder, sha256_of_file, sync_folder
+from univg.files import explain_os_error, make_folder, sha256_hex, sha256_of_file, sync_folder
 
 FOLDER = "checkpoints"
 TENSORS = "state.safetensors"
@@ -57,19 +60,36 @@ def save_state(run: Path, state: State, keep: int) -> Path:
 def _write(folder: Path, state: State) -> None:
     folder.mkdir()
     tensors = {name: tensor.contiguous().cpu() for name, tensor in state.tensors.items()}
-    save_file(tensors, folder / TENSORS)
+    _save_tensors(tensors, folder / TENSORS)
     values = {
         "step": state.step,
         "sha256": sha256_of_file(folder / TENSORS),
         "values": state.values,
     }
+    values["self_sha256"] = _hash_values(values)
     (folder / VALUES).write_text(json.dumps(values, indent=1), encoding="utf-8")
     for path in (folder / TENSORS, folder / VALUES):
         with path.open("rb+") as stream:
-            import os
-
             os.fsync(stream.fileno())
     sync_folder(folder)
+
+
+def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        # The library tells what the system said only in words.
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(path)) from error
+
+
+def _hash_values(values: Mapping[str, Any]) -> str:
+    """Return the checksum of `state.json` but for the checksum itself."""
+    rest = {key: value for key, value in values.items() if key != "self_sha256"}
+    return sha256_hex(json.dumps(rest, sort_keys=True).encode())
 
 
 def list_checkpoints(run: Path) -> list[Path]:
@@ -83,7 +103,7 @@ def load_newest(run: Path) -> State | None:
     for path in reversed(found):
         try:
             return _read(path)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             warnings.warn(f"{path}: damaged ({error}); the one before is taken", stacklevel=2)
     if found:
         raise ResumeError(
@@ -96,7 +116,9 @@ def load_newest(run: Path) -> State | None:
 def _read(folder: Path) -> State:
     values = json.loads((folder / VALUES).read_text(encoding="utf-8"))
     if sha256_of_file(folder / TENSORS) != values["sha256"]:
-        raise ValueError("checksum differs")
+        raise ValueError(f"checksum of {TENSORS} differs")
+    if values.get("self_sha256", _hash_values(values)) != _hash_values(values):
+        raise ValueError(f"checksum of {VALUES} differs")
     return State(
         step=int(values["step"]),
         tensors=load_file(folder / TENSORS),

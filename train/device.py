@@ -6,6 +6,8 @@ In: settings. Out: an Accelerator, the same for one process and for many that `a
 
 from __future__ import annotations
 
+import os
+
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -19,12 +21,44 @@ def make_accelerator(asked: Training) -> Accelerator:
     # A second run in one process (demo, tests, notebooks) may ask for another precision.
     AcceleratorState._reset_state()
     return Accelerator(
+        # Left to itself, accelerate sees no other processes where there is no GPU: each would take
+        # itself for the only one.
+        cpu=not torch.accelerator.is_available(),
         mixed_precision=choose_precision(asked.precision),
         log_with=None if asked.tracker == "none" else asked.tracker,
         project_config=ProjectConfiguration(
             project_dir=str(asked.out), logging_dir=str(asked.out / "log")
         ),
     )
+
+
+def is_first_process() -> bool:
+    """Whether this process is the first of those that a launcher started, or alone."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def get_randomness() -> torch.Tensor:
+    """Return the state of torch's own generators: the CPU's, then that of this process's GPU."""
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_available():
+        states.append(torch.cuda.get_rng_state())
+    return torch.cat(states)
+
+
+def seed_randomness(seed: int) -> None:
+    """Set torch's own generators, which only dropout and the like draw from."""
+    states = [torch.Generator().manual_seed(seed).get_state()]
+    if torch.cuda.is_available():
+        states.append(torch.Generator("cuda").manual_seed(seed).get_state())
+    set_randomness(torch.cat(states))
+
+
+def set_randomness(states: torch.Tensor) -> None:
+    """Undo: put the generators back to `states` of `get_randomness`."""
+    size = len(torch.get_rng_state())
+    torch.set_rng_state(states[:size].clone())
+    if torch.cuda.is_available() and len(states) > size:
+        torch.cuda.set_rng_state(states[size:].clone())
 
 
 def choose_precision(asked: str) -> str:

@@ -38,10 +38,13 @@ class NoiseSchedule(torch.nn.Module):
 
     def __init__(self, scheduler: DDIMScheduler, options: NoiseOptions) -> None:
         super().__init__()
-        config: dict[str, Any] = dict(scheduler.config)
+        changed: dict[str, Any] = {}
         if options.zero_terminal_snr:
-            config["rescale_betas_zero_snr"] = True
-        plain = DDIMScheduler.from_config(config)
+            # Lin 2023: a schedule that ends in noise alone must be sampled from there. As keywords:
+            # what stands in a config but was a default there, `from_config` passes over.
+            changed = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        plain = DDIMScheduler.from_config(scheduler.config, **changed)
+        self.sampler = plain
         self.prediction = str(plain.config.prediction_type)
         self.options = options
         # Not a weight: kept out of saved state, but moved with the module.
@@ -121,7 +124,8 @@ class DenoisingLoss(torch.nn.Module):
         extra = self._steer(noisy, batch, text)
         found = self.unet(noisy, batch["timestep"], encoder_hidden_states=text, **extra).sample
         wrong = (found.float() - self.schedule.target(batch["latent"], batch)) ** 2
-        return wrong.flatten(1).mean(dim=1) * self.schedule.weight(batch)
+        losses: torch.Tensor = wrong.flatten(1).mean(dim=1) * self.schedule.weight(batch)
+        return losses
 
     def _embed(self, batch: Sample) -> torch.Tensor:
         if self.text_encoder is None:

@@ -12,37 +12,95 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from univg.seeds import seed_for
+from univg.agreement import measure_agreement
+from univg.resize import Fit
 from univg.sd import Base, build_pipeline
+from univg.seeds import seed_for
 
-from .pictures import Picture, load_mask, load_picture
+from .pictures import TURNS, Picture, load_mask, load_picture, turn
 from .task import Preview
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel
 
 STEPS = 20
+GAUGE_COUNT, GAUGE_STEPS = 4, 10
+"""Pictures and steps of a look at how well masks are followed: rough, but cheap."""
 GUIDANCE = 2.0
 
 
 def draw_samples(
-    base: Base, prompts: Sequence[str], *, seed: int, guidance: float = GUIDANCE, steps: int = STEPS
+    base: Base,
+    prompts: Sequence[str],
+    *,
+    seed: int,
+    guidance: float = GUIDANCE,
+    steps: int = STEPS,
+    size_px: int | None = None,
 ) -> Preview:
     """Return one picture a prompt, side by side."""
-    return np.hstack(sample_pictures(base, prompts, seed=seed, guidance=guidance, steps=steps))
+    return np.hstack(
+        sample_pictures(base, prompts, seed=seed, guidance=guidance, steps=steps, size_px=size_px)
+    )
 
 
 def draw_steered(
-    base: Base, control: ControlNetModel, pairs: Sequence[Picture], *, seed: int
+    base: Base,
+    control: ControlNetModel,
+    pairs: Sequence[Picture],
+    *,
+    seed: int,
+    size_px: int | None = None,
+    fit: Fit = "crop",
 ) -> Preview:
     """Return masks, real images and what the engine draws for the masks, in three rows."""
-    side = base.native_px
-    masks = [load_mask(picture.mask_path, side, "crop") for picture in pairs if picture.mask_path]
+    side = size_px or base.native_px
+    masks = [load_mask(picture.mask_path, side, fit) for picture in pairs if picture.mask_path]
     prompts = [picture.prompt for picture in pairs]
-    drawn = sample_pictures(base, prompts, seed=seed, control=control, masks=masks)
+    drawn = sample_pictures(base, prompts, seed=seed, control=control, masks=masks, size_px=side)
     grey = [np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=2) for mask in masks]
-    real = [load_picture(picture, side, "crop") for picture in pairs]
+    real = [load_picture(picture, side, fit) for picture in pairs]
     return np.vstack([np.hstack(row) for row in (grey, real, drawn)])
+
+
+class SteeringGauge:
+    """How well an engine follows masks while it is trained: clDice on a few quick drawings.
+
+    The masks are those of `pairs`, turned, so that a picture known by heart is no answer.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        control: ControlNetModel,
+        pairs: Sequence[Picture],
+        *,
+        seed: int,
+        size_px: int,
+        fit: Fit,
+    ) -> None:
+        self.base, self.control, self.seed, self.size_px = base, control, seed, size_px
+        self.pairs = [pairs[k % len(pairs)] for k in range(GAUGE_COUNT)]
+        whole = [load_mask(p.mask_path, size_px, fit) for p in self.pairs if p.mask_path]
+        real = [load_picture(picture, size_px, fit) for picture in self.pairs]
+        self.polarity = measure_agreement(real, whole).polarity
+        # Each in another position: the same pair may be drawn for twice.
+        self.masks = [turn(mask, 1 + k % (TURNS - 1)) for k, mask in enumerate(whole)]
+
+    def measure(self) -> dict[str, float]:
+        """Return clDice, and what the masks of others would give: chance."""
+        drawn = sample_pictures(
+            self.base,
+            [picture.prompt for picture in self.pairs],
+            seed=self.seed,
+            steps=GAUGE_STEPS,
+            control=self.control,
+            masks=self.masks,
+            size_px=self.size_px,
+        )
+        found = measure_agreement(drawn, self.masks, polarity=self.polarity)
+        chance = {} if found.chance is None else {"cldice_chance": found.chance}
+        return {"cldice": found.cldice, **chance}
 
 
 @torch.no_grad()
@@ -74,8 +132,6 @@ def sample_pictures(
             planes = [mask.astype(np.float32) for mask in masks[start : start + batch]]
             options["image"] = torch.from_numpy(np.stack(planes))[:, None].repeat(1, 3, 1, 1)
             options["controlnet_conditioning_scale"] = strength
-        found = pipeline(
-            prompt=part, num_inference_steps=steps, output_type="np", **options
-        ).images
+        found = pipeline(prompt=part, num_inference_steps=steps, output_type="np", **options).images
         pictures += [(picture * 255).round().astype(np.uint8) for picture in found]
     return pictures

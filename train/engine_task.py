@@ -50,14 +50,17 @@ class EngineTask(Task):
         prompt_drop: float = PROMPT_DROP,
         saver: Callable[[Path], list[Path]] | None = None,
         previewer: Callable[[int], Preview | None] | None = None,
+        measurer: Callable[[int], Mapping[str, float]] | None = None,
     ) -> None:
         self.name, self.module, self.cache, self.text = name, module, cache, text
         self.groups, self.pattern, self.turns = groups, pattern, turns
         self.held_out, self.text_key, self.prompt_drop = held_out, text_key, prompt_drop
-        self.saver, self.previewer = saver, previewer
+        self.saver, self.previewer, self.measurer = saver, previewer, measurer
         self.schedule, self.steered = module.schedule, module.control is not None
         self.items = len(pattern) * max(len(group) for group in groups)
         self.checks = len(held_out) * len(CHECK_TIMES)
+        trained = {picture.path for group in groups for picture in group}
+        self.is_held_out = bool(held_out) and not any(p.path in trained for p in held_out)
 
     def picture_of(self, item: int) -> Picture:
         """Return the picture behind `item`."""
@@ -107,6 +110,10 @@ class EngineTask(Task):
     def preview(self, step: int) -> Preview | None:
         """Return a picture, where the command draws one."""
         return self.previewer(step) if self.previewer else None
+
+    def measure(self, step: int) -> Mapping[str, float]:
+        """Return figures of what is drawn, where the command measures it."""
+        return self.measurer(step) if self.measurer else {}
 
     def save(self, folder: Path) -> list[Path]:
         """Write what the command saves."""

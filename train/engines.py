@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import cache as cache_once
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from univg.errors import UserError
-from univg.files import sha256_hex
+from univg.files import sha256_hex, sha256_of_file
 from univg.modalities import Modality, find_modality
 from univg.sd import inspect_base, load_control, make_control, save_base, save_control
 
@@ -22,7 +23,7 @@ from .adapt_images import AdaptImages
 from .adapt_masks import AdaptMasks
 from .adapters import LORA, Adapter, AdapterSpec, attach, load_adapter
 from .diffusion import DenoisingLoss, NoiseOptions, NoiseSchedule
-from .drawing import draw_samples, draw_steered
+from .drawing import SteeringGauge, draw_samples, draw_steered
 from .engine_task import EngineTask
 from .folds import choose_steps
 from .images import TrainImages
@@ -30,9 +31,9 @@ from .loop import Outcome
 from .masks import TrainMasks
 from .options import TURNS, Engine, Shots
 from .pictures import Kind, Picture, list_pictures_of
+from .report import report_images, report_masks, report_pretraining
 from .session import Session, open_session, run_loop
 from .shots import Shot, list_shot_pictures, read_shots
-from .report import report_images, report_masks
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel
@@ -45,6 +46,7 @@ PREVIEW_PICTURES = 6
 
 def train_masks(asked: TrainMasks) -> Outcome:
     """Train a LoRA on many masks."""
+    check_engine(asked)
     pictures = _list_pictures(asked, asked.data, "mask", asked.skip_bad)
     with open_session(asked, "masks", {"masks": hash_of(pictures)}) as session:
         spec = dataclasses.replace(LORA, dim=asked.dim, alpha=asked.alpha)
@@ -58,11 +60,15 @@ def train_masks(asked: TrainMasks) -> Outcome:
 
         groups, held_out = _hold_out(pictures)
         task = _make_task(session, "masks", groups, held_out, adapter=adapter, saver=save)
-        return run_loop(session, task)
+        outcome = run_loop(session, task)
+        if session.is_first and asked.report_samples:
+            report_pretraining(session, outcome, _prompts_of(pictures), "Mask engine")
+        return outcome
 
 
 def train_images(asked: TrainImages) -> Outcome:
     """Train the whole UNet on unlabelled images."""
+    check_engine(asked)
     pictures = _list_pictures(asked, asked.data, "image", asked.skip_bad)
     with open_session(asked, "images", {"images": hash_of(pictures)}) as session:
         session.base.unet.requires_grad_(True)
@@ -73,20 +79,25 @@ def train_images(asked: TrainImages) -> Outcome:
 
         groups, held_out = _hold_out(pictures)
         task = _make_task(session, "images", groups, held_out, saver=save)
-        return run_loop(session, task)
+        outcome = run_loop(session, task)
+        if session.is_first and asked.report_samples:
+            report_pretraining(session, outcome, _prompts_of(pictures), "Image engine")
+        return outcome
 
 
 def adapt_masks(asked: AdaptMasks) -> Outcome:
     """Train a LoHa on a few masks; then draw some and measure them."""
     shots = _read_shots(asked, "masks")
+    check_engine(asked)
     if asked.leave_one_out:
         asked = choose_steps(asked, len(shots), adapt_masks)
     prompt = _prompt_of(asked, "mask")
     pictures = list_shot_pictures(shots, "mask", prompt)
-    data = {"masks": hash_of(pictures), "under": list(asked.adapter)}
+    under = [read_adapter_word(word) for word in asked.adapter]
+    data = {"masks": hash_of(pictures), "under": [f"{hash_file(p)}:{s:g}" for p, s in under]}
+    trained, held_out = _split_shots(asked, pictures)
     with open_session(asked, "adapt-masks", data) as session:
-        for word in asked.adapter:
-            path, strength = read_adapter_word(word)
+        for path, strength in under:
             load_adapter(path, session.base, strength).requires_grad_(False)
         spec = AdapterSpec(
             kind=asked.kind,
@@ -102,7 +113,6 @@ def adapt_masks(asked: AdaptMasks) -> Outcome:
             adapter.save(folder / "adapter.safetensors", session.base)
             return [folder / "adapter.safetensors"]
 
-        trained, held_out = _split_shots(asked, pictures)
         task = _make_task(session, "adapt-masks", [trained], held_out, adapter=adapter, saver=save)
         outcome = run_loop(session, task)
         if session.is_first and asked.report_samples:
@@ -113,12 +123,14 @@ def adapt_masks(asked: AdaptMasks) -> Outcome:
 def adapt_images(asked: AdaptImages) -> Outcome:
     """Train a ControlNet on a few pairs; then draw some and measure them."""
     shots = _read_shots(asked, "pairs")
+    check_engine(asked)
     if asked.leave_one_out:
         asked = choose_steps(asked, len(shots), adapt_images)
     prompt = _prompt_of(asked, "image")
     pictures = list_shot_pictures(shots, "image", prompt)
     masks = list_shot_pictures(shots, "mask", prompt)
     data = {"images": hash_of(pictures), "masks": hash_of(masks)}
+    trained, held_out = _split_shots(asked, pictures)
     with open_session(asked, "adapt-images", data) as session:
         control = _first_control(session, asked)
         control.requires_grad_(True)
@@ -131,14 +143,28 @@ def adapt_images(asked: AdaptImages) -> Outcome:
             save_base(session.base, folder / "base", half=False)
             return [folder / "controlnet", folder / "base"]
 
-        trained, held_out = _split_shots(asked, pictures)
-        task = _make_task(
-            session, "adapt-images", [trained], held_out, control=control, saver=save
-        )
+        task = _make_task(session, "adapt-images", [trained], held_out, control=control, saver=save)
         outcome = run_loop(session, task)
         if session.is_first and asked.report_samples:
             report_images(session, outcome, control, shots, prompt)
         return outcome
+
+
+def check_engine(asked: Engine) -> None:
+    """Refuse what the base cannot do, before its weights are read."""
+    info = inspect_base(asked.base)
+    if asked.zero_terminal_snr and info.prediction_type == "epsilon":
+        raise UserError(
+            f"--zero-terminal-snr: base {asked.base} predicts noise, and where there is nothing "
+            "but noise that teaches nothing; take a base that predicts velocity"
+        )
+
+
+def hash_file(path: Path) -> str:
+    """Return the checksum of an adapter's file; one that is missing is told in one line."""
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such adapter file; give FILE or FILE:STRENGTH")
+    return sha256_of_file(path)
 
 
 def read_adapter_word(word: str) -> tuple[Path, float]:
@@ -169,21 +195,30 @@ def _make_task(
     asked, base = session.asked, session.base
     assert isinstance(asked, Engine)
     turns = TURNS[asked.turns] if isinstance(asked, Shots) else (0,)
+    skip_bad: bool = getattr(asked, "skip_bad", False)
+    cache = session.open_cache()
+    groups = [session.fill_cache(cache, group, turns, skip_bad) for group in groups]
+    held_out = session.fill_cache(cache, held_out, (0,), skip_bad)
     pictures = [picture for group in groups for picture in group]
-    cache = session.fill_cache(pictures, turns)
-    session.fill_cache(held_out, (0,))
     text = session.embed(sorted({picture.prompt for picture in [*pictures, *held_out]}))
     options = NoiseOptions(asked.min_snr, asked.noise_offset, asked.zero_terminal_snr)
-    module = DenoisingLoss(
-        base.unet, NoiseSchedule(base.scheduler, options), control=control, adapter=adapter
-    )
-    prompts = list(dict.fromkeys(picture.prompt for picture in pictures))
+    schedule = NoiseSchedule(base.scheduler, options)
+    base.scheduler = schedule.sampler  # previews, report and saved base follow what is trained
+    module = DenoisingLoss(base.unet, schedule, control=control, adapter=adapter)
+    prompts = _prompts_of(pictures)
+    layout: dict[str, Any] = {"size_px": session.size_px, "fit": asked.fit}
 
     def preview(_: int) -> Any:
         if control is not None:
             shown = [*held_out, *pictures][:PREVIEW_PICTURES]
-            return draw_steered(base, control, shown, seed=asked.seed)
-        return draw_samples(base, (prompts * PREVIEW_PICTURES)[:PREVIEW_PICTURES], seed=asked.seed)
+            return draw_steered(base, control, shown, seed=asked.seed, **layout)
+        shown_prompts = (prompts * PREVIEW_PICTURES)[:PREVIEW_PICTURES]
+        return draw_samples(base, shown_prompts, seed=asked.seed, size_px=session.size_px)
+
+    @cache_once
+    def gauge() -> SteeringGauge:
+        assert control is not None
+        return SteeringGauge(base, control, [*held_out, *pictures], seed=asked.seed, **layout)
 
     return EngineTask(
         name,
@@ -196,6 +231,7 @@ def _make_task(
         prompt_drop=asked.prompt_drop,
         saver=saver,
         previewer=preview,
+        measurer=None if control is None else lambda _: gauge().measure(),
     )
 
 
@@ -207,6 +243,10 @@ def _list_pictures(
     # In the run folder under a name that `claim_folder` passes over: it is not claimed yet.
     hashes = asked.cache / "hashes.json" if asked.cache else asked.out / ".univg-hashes.json"
     return list_pictures_of(roots, kind, default=default, skip_bad=skip_bad, hashes=hashes)
+
+
+def _prompts_of(pictures: Sequence[Picture]) -> list[str]:
+    return list(dict.fromkeys(picture.prompt for picture in pictures))
 
 
 def _prompt_of(asked: Engine, kind: Kind) -> str:
@@ -221,13 +261,16 @@ def _prompt_of(asked: Engine, kind: Kind) -> str:
 def _read_shots(asked: AdaptMasks | AdaptImages, need: Any) -> list[Shot]:
     size_px = asked.size_px or inspect_base(asked.base).native_px
     return read_shots(
-        asked.shots, need=need, size_px=size_px, fit=asked.fit, wanted=asked.wanted
+        asked.shots,
+        need=need,
+        size_px=size_px,
+        fit=asked.fit,
+        wanted=asked.wanted,
+        skip_bad=asked.skip_bad,
     )
 
 
-def _split_shots(
-    asked: Shots, pictures: list[Picture]
-) -> tuple[list[Picture], list[Picture]]:
+def _split_shots(asked: Shots, pictures: list[Picture]) -> tuple[list[Picture], list[Picture]]:
     """Return shots to train on, and those to validate on: the same where none are held out."""
     if asked.left_out is not None:
         alone = pictures[asked.left_out]

@@ -1,15 +1,16 @@
 """How long to train on a few shots: leave each out once, and see when it stops getting better.
 
 In: settings of an adaptation, the number of shots, the adaptation itself. Out: the settings with
-`stop_at` set to the step with the least mean validation loss. The folds lie in `OUT/folds/1` and so
-on, each a run that can be gone on with.
+`stop_at` set to the step with the least mean validation loss. The folds lie beside the run folder,
+in `OUT-folds/1` and so on, each a run that can be gone on with; what they found stands in
+`OUT-folds/leave-one-out.json`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,17 +22,25 @@ from univg.files import make_folder, write_atomic
 from .journal import METRICS
 
 T = TypeVar("T")
-CURVE = "leave-one-out.json"
+CURVES = "leave-one-out.json"
+LOOKS = 20
 
 
 def choose_steps(asked: T, shots: int, adapt: Callable[[Any], Any]) -> T:
     """Return `asked` for all shots, to be stopped at the step that the folds found."""
+    from .device import is_first_process
+
     settings: Any = asked
     if shots < 2:
-        raise UserError("--leave-one-out needs two shots at least")
-    folder = make_folder(settings.out.parent / f"{settings.out.name}-folds")
+        raise UserError(f"--leave-one-out needs two shots at least, there is {shots}")
+    if settings.hold_out:
+        raise UserError("--leave-one-out holds each shot out in turn; leave --hold-out away")
+    folder = make_folder(folder_of(settings.out))
+    is_first = is_first_process()
     curves = []
     for number in range(shots):
+        if is_first:
+            print(f"leave-one-out {number + 1}/{shots}", flush=True)  # noqa: T201
         fold = dataclasses.replace(
             settings,
             out=folder / str(number + 1),
@@ -39,16 +48,35 @@ def choose_steps(asked: T, shots: int, adapt: Callable[[Any], Any]) -> T:
             left_out=number,
             report_samples=0,
             preview_every=0,
+            validate_every=settings.validate_every or max(1, settings.max_steps // LOOKS),
             cache=settings.cache or folder / "cache",
         )
         adapt(fold)
         curves.append(read_curve(fold.out))
-    steps = sorted(set.intersection(*(set(curve) for curve in curves)) - {0})
-    mean = {step: float(np.mean([curve[step] for curve in curves])) for step in steps}
-    best = min(mean, key=lambda step: mean[step])
-    write_atomic(folder / CURVE, json.dumps({"best_step": best, "mean": mean}, indent=1).encode())
+    best, mean = find_best_step(curves)
+    if is_first:
+        print(f"leave-one-out: best at step {best} of {settings.max_steps}", flush=True)  # noqa: T201
+        found = {"best_step": best, "mean": mean, "folds": curves}
+        write_atomic(folder / CURVES, (json.dumps(found, indent=1) + "\n").encode())
     changed: T = dataclasses.replace(settings, leave_one_out=False, stop_at=best)
     return changed
+
+
+def folder_of(out: Path) -> Path:
+    """Return the folder of the folds of the run in `out`."""
+    return out.parent / f"{out.name}-folds"
+
+
+def find_best_step(
+    curves: Sequence[dict[int, float]],
+) -> tuple[int, dict[int, float]]:
+    """Return the step with the least mean of all `curves`, and that mean by step.
+
+    Step 0 does not count: a run of no steps is none.
+    """
+    steps = sorted(set.intersection(*(set(curve) for curve in curves)) - {0})
+    mean = {step: float(np.mean([curve[step] for curve in curves])) for step in steps}
+    return min(mean, key=lambda step: mean[step]), mean
 
 
 def read_curve(run: Path) -> dict[int, float]:

@@ -67,6 +67,8 @@ def run(asked: TrainImages) -> Outcome:
 
 
 if __name__ == "__main__":
+    import sys
+
     from univg.cli import main
 
-    raise SystemExit(main(["train", "images", *__import__("sys").argv[1:]]))
+    sys.exit(main(["train", "images", *sys.argv[1:]]))

@@ -6,6 +6,7 @@ when a run goes on, so that no step stands there twice; the same in TensorBoard 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from accelerate import Accelerator
 
 from univg.errors import UserError
-from univg.files import make_folder, write_atomic
+from univg.files import explain_os_error, make_folder, write_atomic
 
 METRICS = "metrics.jsonl"
 PREVIEWS = "previews"
@@ -30,7 +31,7 @@ class Journal:
     def __init__(self, accelerator: Accelerator, out: Path, tracker: str, start_step: int) -> None:
         self.accelerator, self.out = accelerator, out
         self.is_writer = accelerator.is_main_process
-        self.tracks = False
+        self.tracks, self.start_step = False, start_step
         if not self.is_writer:
             return
         self.path = out / METRICS
@@ -41,8 +42,10 @@ class Journal:
     def _start_tracker(self, tracker: str) -> bool:
         if tracker == "none":
             return False
+        # Events after the checkpoint come again: TensorBoard is told to drop the old ones.
+        options = {"tensorboard": {"purge_step": self.start_step + 1}} if self.start_step else {}
         try:
-            self.accelerator.init_trackers(f"univg-{self.out.name}")
+            self.accelerator.init_trackers(f"univg-{self.out.name}", init_kwargs=options)
         except ImportError as error:
             raise UserError(f"--tracker {tracker}: {error}") from error
         return bool(self.accelerator.trackers)
@@ -51,8 +54,11 @@ class Journal:
         """Note the figures of `step`."""
         if not self.is_writer:
             return
-        self._stream.write(json.dumps({"step": step, **figures}) + "\n")
-        self._stream.flush()
+        try:
+            self._stream.write(json.dumps({"step": step, **figures}) + "\n")
+            self._stream.flush()
+        except OSError as error:
+            raise explain_os_error(error, self.path) from error
         if self.tracks:
             self.accelerator.log(dict(figures), step=step)
 
@@ -71,9 +77,25 @@ class Journal:
         """Flush and end."""
         if not self.is_writer:
             return
-        self._stream.close()
+        # What cannot be written any more has been told by `write`.
+        with contextlib.suppress(OSError):
+            self._stream.close()
         if self.tracks:
             self.accelerator.end_training()
+
+
+class Silent:
+    """Progress of a process that shows none."""
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Show nothing."""
+
+
+def describe_time(seconds: float) -> str:
+    """Return a time as a person says it."""
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _log_picture(tracker: Any, picture: npt.NDArray[np.uint8], step: int) -> None:
@@ -86,14 +108,17 @@ def _log_picture(tracker: Any, picture: npt.NDArray[np.uint8], step: int) -> Non
 
 
 def _cut_back(path: Path, start_step: int) -> None:
-    """Drop figures of steps after the checkpoint: they will be made again."""
+    """Drop figures of steps after the checkpoint: they will be made again.
+
+    Without a checkpoint that is all of them, those of step 0 too.
+    """
     if not path.exists():
         return
-    kept = []
+    kept: list[str] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if int(json.loads(line)["step"]) <= start_step:
+            if start_step and int(json.loads(line)["step"]) <= start_step:
                 kept.append(line)
-        except (ValueError, KeyError):
-            continue
+        except (ValueError, KeyError, TypeError):
+            continue  # torn by a killed run
     write_atomic(path, "".join(f"{line}\n" for line in kept).encode())

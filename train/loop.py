@@ -12,8 +12,8 @@ import contextlib
 import math
 import time
 import warnings
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,20 @@ from accelerate import Accelerator
 
 from univg.errors import UserError
 from univg.progress import show_progress
+from univg.seeds import seed_for
 
 from .checkpoints import State, flatten, load_newest, save_state, unflatten
-from .journal import Journal
+from .device import get_randomness, seed_randomness, set_randomness
+from .journal import Journal, Silent, describe_time
+from .losses import Losses, refuse_nan
+from .memory import Memory, fit_micro_batch, is_out_of_memory, release
 from .optim import make_average, make_optimizer, make_schedule
 from .options import Training
 from .order import Order, share_of
 from .stopping import StopRequest
 from .task import Sample, Task, stack_samples
 
-LOOK_EVERY_ON_GPU = 10  # reading the loss waits for the GPU
+LOOK_EVERY_ON_GPU = 10  # reading from a GPU waits for all it has still to do
 BEST = "best.safetensors"
 
 
@@ -46,6 +50,7 @@ class Outcome:
     seconds: float = 0.0
     best_step: int | None = None
     best_check: float = math.inf
+    micro_batch: int = 0
     files: list[Path] = field(default_factory=list)
 
 
@@ -53,18 +58,26 @@ class Stopped(KeyboardInterrupt):
     """The run was asked to stop and has written a checkpoint."""
 
 
-def train(task: Task, asked: Training, accelerator: Accelerator) -> Outcome:
-    """Train `task` as `asked`, going on from the newest checkpoint of its folder."""
-    return _Run(task, asked, accelerator).run()
+def train(
+    task: Task, asked: Training, accelerator: Accelerator, say: Callable[[str], None] | None = None
+) -> Outcome:
+    """Train `task` as `asked`, going on from the newest checkpoint of its folder.
+
+    Afterwards its network has the weights that were saved: with an average, the average. `say`
+    is told, in a line, where the run begins and how long it may take.
+    """
+    return _Run(task, asked, accelerator, say or (lambda _: None)).run()
 
 
 class _Run:
     """The state of one run."""
 
-    def __init__(self, task: Task, asked: Training, accelerator: Accelerator) -> None:
+    def __init__(
+        self, task: Task, asked: Training, accelerator: Accelerator, say: Callable[[str], None]
+    ) -> None:
         assert asked.max_steps is not None
         assert asked.batch is not None
-        self.task, self.asked, self.accelerator = task, asked, accelerator
+        self.task, self.asked, self.accelerator, self.say = task, asked, accelerator, say
         self.steps = min(asked.max_steps, asked.stop_at or asked.max_steps)
         self.batch = asked.batch
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
@@ -75,7 +88,9 @@ class _Run:
             )
         self.order = Order(asked.seed, task.name, task.items)
         self.trained = task.trained()
-        self.step = 0
+        self.step, self.saved_step = 0, -1
+        self.on_gpu = accelerator.device.type == "cuda"
+        self.look_every = LOOK_EVERY_ON_GPU if self.on_gpu else 1
         self.outcome = Outcome(0, 0)
         self._prepare()
 
@@ -87,6 +102,9 @@ class _Run:
         self.micro_batch = min(asked.micro_batch or self.batch, self.batch // self.world)
         network = torch.compile(self.task.module) if asked.compile else self.task.module
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
+        # Without the wrapper that waits for the other processes in each call.
+        shared = isinstance(self.network, torch.nn.parallel.DistributedDataParallel)
+        self.alone: torch.nn.Module = self.network.module if shared else self.network
         # The schedule counts our steps; accelerate's wrapper would count those of all processes.
         self.schedule = make_schedule(asked, self.optimizer.optimizer)
         self.average = make_average(asked, weights)
@@ -94,6 +112,14 @@ class _Run:
             self.average.to(self.accelerator.device)
 
     def run(self) -> Outcome:
+        before = get_randomness()
+        seed_randomness(seed_for(self.asked.seed, f"torch {self.task.name}", self.rank))
+        try:
+            return self._run()
+        finally:
+            set_randomness(before)
+
+    def _run(self) -> Outcome:
         self._restore()
         self.outcome.first_step = self.step
         start = time.monotonic()
@@ -101,25 +127,32 @@ class _Run:
         try:
             with StopRequest() as stop:
                 self._train_until_done(stop)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(self._memory().describe_end(self.step + 1)) from error
         finally:
             self.journal.close()
         self.outcome.steps = self.step
         self.outcome.samples = self.step * self.batch
         self.outcome.seconds = time.monotonic() - start
+        self.outcome.micro_batch = self.micro_batch
         self._finish()
         return self.outcome
 
     def _train_until_done(self, stop: StopRequest) -> None:
-        if self.step == 0:
+        if self.step >= self.steps:
+            self.say(f"{self.asked.out} is trained already: {self.step} steps of {self.steps}")
+            return
+        if self.step:
+            self.say(f"going on after step {self.step} of {self.steps}")
+        else:
             self._preview()
             self._validate()
-        with (
-            ThreadPoolExecutor(1, "load") as loader,
-            self._progress() as bar,
-        ):
+        with ThreadPoolExecutor(1, "load") as loader, self._progress() as bar:
             self._fit_first_step()
             waiting = loader.submit(self._load, self.step)
-            losses = _Losses(self)
+            losses = Losses(self)
             self.network.train()
             while self.step < self.steps:
                 samples = waiting.result()
@@ -130,26 +163,32 @@ class _Run:
                 bar.advance(self.batch, note=losses.note)
                 self._after_step(losses)
                 if self._someone_asked(stop) and self.step < self.steps:
-                    _cancel(waiting)
+                    waiting.cancel()
                     losses.look()
                     self._save()
-                    raise Stopped(f"stopped after step {self.step}")
+                    raise Stopped(
+                        f"stopped after step {self.step} of {self.steps}, checkpoint written; "
+                        f"the same command goes on in {self.asked.out}"
+                    )
             losses.look()
+            self._save()
 
-    def _after_step(self, losses: _Losses) -> None:
-        asked, last = self.asked, self.step == self.steps
-        losses.look_if_due()
+    def _after_step(self, losses: Losses) -> None:
+        # Not at --stop-at: a run that is stopped and gone on with looks when another would.
+        asked, last = self.asked, self.step == self.asked.max_steps
+        if self.step % self.look_every == 0:
+            losses.look()
         if asked.validate_every and (self.step % asked.validate_every == 0 or last):
             self._validate()
         if asked.preview_every and (self.step % asked.preview_every == 0 or last):
             self._preview()
-        if asked.save_every and (self.step % asked.save_every == 0 or last):
+        if asked.save_every and (self.step % asked.save_every == 0 or self.step == self.steps):
             losses.look()  # never keep a checkpoint of weights that are not numbers
             self._save()
 
     def _progress(self) -> Any:
         if not self.accelerator.is_main_process:
-            return contextlib.nullcontext(_Silent())
+            return contextlib.nullcontext(Silent())
         total, done = self.steps * self.batch, self.step * self.batch
         return show_progress(total, self.task.name, "samples", done)
 
@@ -191,35 +230,37 @@ class _Run:
 
     def _fit_first_step(self) -> None:
         """Lower the micro-batch until one forward and backward pass fits into memory."""
-        if self.accelerator.device.type != "cuda":
-            return
-        samples = self._load(self.step)
-        while True:
+        samples, asked = self._load(self.step), self.micro_batch
+        self.network.train()
+
+        def attempt(count: int) -> None:
             try:
-                batch = self._to_device(stack_samples(samples[: self.micro_batch]))
-                with self.accelerator.no_sync(self.network):
-                    self.accelerator.backward(self.network(batch).float().sum() * 0.0)
-                break
-            except torch.OutOfMemoryError as error:
-                if self.micro_batch == 1:
-                    raise UserError(
-                        "out of GPU memory with one sample at a time; take a smaller --size-px, "
-                        "--gradient-checkpointing True, or --precision bf16"
-                    ) from error
-                self.micro_batch = math.ceil(self.micro_batch / 2)
-                parts = math.ceil(len(samples) / self.micro_batch)
-                warnings.warn(
-                    f"out of GPU memory: micro-batch lowered to {self.micro_batch}, {parts} of "
-                    "them a step; results stay the same",
-                    stacklevel=2,
-                )
+                batch = self._to_device(stack_samples(samples[:count]))
+                self.accelerator.backward(self.alone(batch).float().sum() * 0.0)
             finally:
                 self.optimizer.zero_grad(set_to_none=True)
-                torch.cuda.empty_cache()
+
+        start, state = time.monotonic(), get_randomness()
+        fitted = fit_micro_batch(attempt, asked, self._memory())
+        set_randomness(state)
+        if self.world > 1:
+            here = torch.tensor([fitted], device=self.accelerator.device)
+            fitted = int(self.accelerator.gather(here).min())
+        self.micro_batch = fitted
+        parts = math.ceil(len(samples) / fitted)
+        if fitted < asked and self.accelerator.is_main_process:
+            warnings.warn(self._memory().describe_fit(fitted, parts), stacklevel=2)
+        left = (time.monotonic() - start) * parts * (self.steps - self.step)
+        self.say(f"by its first step, about {describe_time(left)} to go")
+
+    def _memory(self) -> Memory:
+        return Memory("GPU memory" if self.on_gpu else "memory")
 
     def _someone_asked(self, stop: StopRequest) -> bool:
         if self.world == 1:
             return stop.asked
+        if self.step % self.look_every:
+            return False
         flag = torch.tensor([float(stop.asked)], device=self.accelerator.device)
         summed = self.accelerator.reduce(flag, "sum")
         return bool(summed.item() > 0)
@@ -248,7 +289,7 @@ class _Run:
         with self._averaged(), torch.no_grad():
             for number in range(self.rank, self.task.checks, self.world):
                 batch = self._to_device(stack_samples([self.task.load_check(number)]))
-                losses.append(self.network(batch).float().sum())
+                losses.append(self.alone(batch).float().sum())
         self.network.train()
         here = torch.zeros(2, device=self.accelerator.device, dtype=torch.float64)
         if losses:
@@ -271,33 +312,46 @@ class _Run:
         write_atomic(self.asked.out / BEST, save(tensors, {"step": str(self.step)}))
 
     def _preview(self) -> None:
-        """Draw a preview; nothing that goes wrong in it ends the run."""
+        """Draw a preview and measure it; nothing that goes wrong in it ends the run."""
         if not self.asked.preview_every or not self.accelerator.is_main_process:
             return
-        state = torch.get_rng_state()
+        state = get_randomness()
         self.network.eval()
         try:
             with self._averaged(), torch.no_grad():
                 picture = self.task.preview(self.step)
+                figures = self.task.measure(self.step)
             if picture is not None:
                 self.journal.show(self.step, picture)
+            if figures:
+                self.journal.write(self.step, figures)
         except Exception as error:
-            warnings.warn(f"no preview at step {self.step}: {error}", stacklevel=2)
-            if self.accelerator.device.type == "cuda":
-                torch.cuda.empty_cache()
+            reason = "out of memory" if is_out_of_memory(error) else " ".join(str(error).split())
+            warnings.warn(
+                f"no preview at step {self.step}, training goes on: {reason}", stacklevel=2
+            )
+            release()
         finally:
             self.network.train()
-            torch.set_rng_state(state)
+            set_randomness(state)
 
     # State ------------------------------------------------------------------------------------
 
     def _save(self) -> None:
+        if self.saved_step == self.step:
+            return
+        weights = list(self.trained.values())
+        if not all(bool(torch.isfinite(weight).all()) for weight in weights):
+            refuse_nan(self, self.step - 1, "a weight")
         randomness = self._gather_randomness()
         if self.accelerator.is_main_process:
             tensors, rest = flatten(self._state(), "state")
             tensors |= {f"rng/{rank}": state for rank, state in enumerate(randomness)}
             values = {"rest": rest, "best": [self.outcome.best_step, self.outcome.best_check]}
-            save_state(self.asked.out, State(self.step, tensors, values), self.asked.keep_checkpoints)
+            save_state(
+                self.asked.out, State(self.step, tensors, values), self.asked.keep_checkpoints
+            )
+        self.saved_step = self.step
         self.accelerator.wait_for_everyone()
 
     def _state(self) -> dict[str, Any]:
@@ -311,8 +365,8 @@ class _Run:
         }
 
     def _gather_randomness(self) -> list[torch.Tensor]:
-        """Return the state of torch's own generator on each process (for dropout and the like)."""
-        here = torch.get_rng_state().to(self.accelerator.device)
+        """Return the state of torch's own generators on each process (for dropout and the like)."""
+        here = get_randomness().to(self.accelerator.device)
         everywhere = self.accelerator.gather(here) if self.world > 1 else here
         return list(everywhere.cpu().reshape(self.world, -1))
 
@@ -332,80 +386,13 @@ class _Run:
         if self.accelerator.scaler and whole["scaler"]:
             self.accelerator.scaler.load_state_dict(whole["scaler"])
         if f"rng/{self.rank}" in state.tensors:
-            torch.set_rng_state(state.tensors[f"rng/{self.rank}"].cpu())
-        self.step = state.step
+            set_randomness(state.tensors[f"rng/{self.rank}"].cpu())
+        self.step = self.saved_step = state.step
         self.outcome.best_step, self.outcome.best_check = state.values["best"]
 
     def _finish(self) -> None:
+        if self.average is not None:
+            self.average.copy_to(list(self.trained.values()))
         if self.accelerator.is_main_process:
-            with self._averaged():
-                self.outcome.files = self.task.save(self.asked.out)
+            self.outcome.files = self.task.save(self.asked.out)
         self.accelerator.wait_for_everyone()
-
-
-class _Losses:
-    """Losses since the last look: fetched rarely on a GPU, checked for not being numbers."""
-
-    def __init__(self, run: _Run) -> None:
-        self.run = run
-        self.every = LOOK_EVERY_ON_GPU if run.accelerator.device.type == "cuda" else 1
-        self.waiting: list[torch.Tensor] = []
-        self.smooth = math.nan
-        self.start = time.monotonic()
-
-    @property
-    def note(self) -> str:
-        """The running mean, for the bar."""
-        return f"loss {self.smooth:.4f}" if math.isfinite(self.smooth) else ""
-
-    def add(self, loss: torch.Tensor) -> None:
-        self.waiting.append(loss)
-
-    def look_if_due(self) -> None:
-        if self.run.step % self.every == 0:
-            self.look()
-
-    def look(self) -> None:
-        """Fetch, check and note what is waiting."""
-        if not self.waiting:
-            return
-        run, count = self.run, len(self.waiting)
-        losses = torch.stack(self.waiting)
-        if run.world > 1:
-            losses = run.accelerator.reduce(losses, "mean")
-        values = losses.tolist()
-        self.waiting = []
-        for number, value in enumerate(values):
-            if not math.isfinite(value):
-                _refuse_nan(run, run.step - count + number)
-        mean = sum(values) / count
-        self.smooth = mean if math.isnan(self.smooth) else 0.98 * self.smooth + 0.02 * mean
-        seconds = time.monotonic() - self.start
-        self.start = time.monotonic()
-        rate = count * run.batch / max(seconds, 1e-9)
-        learning_rate = run.schedule.get_last_lr()[0]
-        figures = {"loss": mean, "lr": learning_rate, "samples_per_s": round(rate, 3)}
-        run.journal.write(run.step, figures)
-
-
-def _refuse_nan(run: _Run, step: int) -> None:
-    positions = range(step * run.batch, (step + 1) * run.batch)
-    items = [run.order.item_at(position) for position in positions]
-    files = ", ".join(dict.fromkeys(run.task.name_items(items)))
-    kept = [path.name for path in sorted((run.asked.out / "checkpoints").glob("step-*"))]
-    last = kept[-1] if kept else "none"
-    raise UserError(
-        f"the loss of step {step + 1} is not a number; its batch: {files}; last good checkpoint: "
-        f"{last}; try a lower --learning-rate, or --precision no"
-    )
-
-
-def _cancel(waiting: Future[Any]) -> None:
-    waiting.cancel()
-
-
-class _Silent:
-    """Progress of a process that shows none."""
-
-    def advance(self, count: int = 1, note: str = "") -> None:
-        """Show nothing."""

@@ -67,6 +67,8 @@ def run(asked: TrainMasks) -> Outcome:
 
 
 if __name__ == "__main__":
+    import sys
+
     from univg.cli import main
 
-    raise SystemExit(main(["train", "masks", *__import__("sys").argv[1:]]))
+    sys.exit(main(["train", "masks", *sys.argv[1:]]))

@@ -61,14 +61,14 @@ SCHEDULER: dict[str, Any] = {
 def make_vae(seed: int) -> AutoencoderKL:
     """Return a fresh autoencoder."""
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return AutoencoderKL(**VAE)
 
 
 def make_unet(seed: int) -> UNet2DConditionModel:
     """Return a fresh UNet."""
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return UNet2DConditionModel(**UNET)
 
 
@@ -87,7 +87,7 @@ def make_text_encoder(seed: int, vocabulary: int) -> CLIPTextModel:
         pad_token_id=vocabulary - 1,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return CLIPTextModel(config)
 
 

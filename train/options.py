@@ -89,7 +89,7 @@ class Training:
 
 @settings
 class Engine(Training):
-    """Options that the commands for engines share: Stable Diffusion's loss and what is around it."""
+    """Options that the commands for engines share: Stable Diffusion's loss and its measures."""
 
     modality: str | None = None
     """Name or card of the modality, whose prompt is taken; default: a prompt for any vessels."""
@@ -121,6 +121,8 @@ class Shots:
     """Shots (the last ones) that are validated on instead of trained on."""
     left_out: Annotated[int | None, tyro.conf.Suppress] = None
     """Number of the one shot to validate on; set by --leave-one-out for its folds."""
+    skip_bad: bool = False
+    """Leave shots out that cannot be used, and say so, instead of refusing."""
     leave_one_out: bool = False
     """First train once without each shot, to find the step after which the others get no better;
     then on all shots up to that step."""
@@ -163,7 +165,7 @@ def fill_in(asked: T, presets: Mapping[str, Mapping[str, Any]]) -> T:
 def _space_events(asked: T) -> T:
     steps = asked.max_steps or 1
     spaced = {"save_every": 10, "preview_every": 5, "validate_every": 20}
-    opened = {
+    opened: dict[str, Any] = {
         key: max(1, -(-steps // parts))
         for key, parts in spaced.items()
         if getattr(asked, key) is None

@@ -7,19 +7,29 @@ configuration is read, its weights are not.
 from __future__ import annotations
 
 import os
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from univg.sd import inspect_base
 
 from .options import Engine
 
 Kind = Literal["lora", "loha", "unet", "control"]
+Load = Literal["adapter", "unet", "control"]
+SHARES: dict[Kind, float] = {"unet": 1.0, "control": 0.42, "lora": 0.01, "loha": 0.02}
+"""Trained weights as a share of the UNet's, at the paper's ranks."""
 GIB = 2**30
 # Bytes a trained weight: itself, its gradient, two moments of Adam in fp32; moments in 8 bits.
 STATE_BYTES = {"adamw": 16, "adam": 16, "adamw8bit": 10}
-ACTIVATION_FLOATS = {"plain": 11_000, "checkpointed": 2_600}
-"""Values kept for the backward pass, for each latent pixel and channel of the first block: the sum
-over SD 1.5's blocks by their configuration, not measured."""
+ACTIVATION_FLOATS: dict[Load, tuple[int, int]] = {
+    "unet": (119_000, 34_000),
+    "adapter": (90_000, 34_000),
+    "control": (110_000, 45_000),
+}
+"""Values kept for the backward pass for each pixel of a latent, plain and with gradient
+checkpointing: what autograd saves in SD 1.5 built without weights, less the scores of attention,
+which its kernels do not keep. Narrower networks keep less in proportion to their first block."""
+SD15_WIDTH = 320
 
 
 def describe_plan(asked: Engine, kind: Kind, written: str) -> str:
@@ -27,34 +37,54 @@ def describe_plan(asked: Engine, kind: Kind, written: str) -> str:
     assert asked.max_steps is not None
     assert asked.batch is not None
     info = inspect_base(asked.base)
-    need = estimate_bytes(asked, kind)
-    free, device = free_bytes()
-    verdict = "fits" if need < free else "may not fit: lower --micro-batch, raise checkpointing"
-    total = asked.max_steps * asked.batch
+    unet = info.parameters["unet"]
+    trained = SHARES[kind] * unet
+    whole = sum(info.parameters.values()) + (0 if kind == "unet" else trained)
+    load: Load = kind if kind in {"unet", "control"} else "adapter"
     size = asked.size_px or info.native_px
-    parameters = sum(info.parameters.values()) / 1e6
+    need = estimate_bytes(info.configs["unet"], whole, trained, asked, size, load)
+    total = asked.max_steps * asked.batch
+    steps = f"{asked.max_steps} steps of {asked.batch}, {total} samples"
+    if asked.stop_at:
+        steps += f", stopped after step {asked.stop_at}"
     return (
-        f"Base {info.name}: {parameters:.1f} M parameters, {size} px.\n"
-        f"Preset {asked.preset}: {asked.max_steps} steps of {asked.batch}, {total} samples.\n"
-        f"Memory: about {need / GIB:.1f} GiB of {free / GIB:.1f} GiB free on {device}; {verdict}.\n"
+        f"Base {info.name}: {sum(info.parameters.values()) / 1e6:.1f} M parameters, {size} px.\n"
+        f"Preset {asked.preset}: {steps}; optimizer {asked.optimizer}, learning rate "
+        f"{asked.learning_rate:g}, {asked.schedule}.\n"
+        f"Trains about {trained / 1e6:.2g} M weights; {describe_memory(need, *free_bytes())}.\n"
+        "Time: told after the first step.\n"
         f"Writes {written}, checkpoints every {asked.save_every} steps, previews, metrics.jsonl."
     )
 
 
-def estimate_bytes(asked: Engine, kind: Kind) -> float:
-    """Return a rough estimate of the memory that training needs."""
-    info = inspect_base(asked.base)
-    unet = info.parameters["unet"]
-    trained = {"unet": 1.0, "control": 0.42, "lora": 0.01, "loha": 0.02}[kind] * unet
-    weights = 4.0 * sum(info.parameters.values()) + (4.0 * trained if kind == "control" else 0)
-    state = STATE_BYTES[asked.optimizer or "adamw"] * trained + (4 * trained if asked.ema else 0)
-    width = int(info.configs["unet"]["block_out_channels"][0])
-    factor = 2 ** (len(info.configs["vae"]["block_out_channels"]) - 1)
-    side = (asked.size_px or info.native_px) // factor
-    how = "checkpointed" if asked.gradient_checkpointing else "plain"
+def describe_memory(need: float, free: int, place: str) -> str:
+    """Return the estimate beside what is free."""
+    verdict = (
+        "fits" if need < free else "may not fit: --micro-batch 1, --gradient-checkpointing True"
+    )
+    beside = f"{need / GIB:.1f} GiB of {free / GIB:.1f} GiB free on {place}"
+    return f"memory, estimated: {beside}, {verdict}"
+
+
+def estimate_bytes(
+    unet: Mapping[str, Any],
+    whole: float,
+    trained: float,
+    asked: Engine,
+    size_px: int,
+    load: Load,
+) -> float:
+    """Return a rough estimate of the memory that training needs.
+
+    `unet` is the UNet's configuration; of `whole` weights, `trained` move.
+    """
+    state = (STATE_BYTES[asked.optimizer or "adamw"] - 4) * trained
+    state += 4 * trained if asked.ema else 0
+    side = size_px // 8
+    floats = ACTIVATION_FLOATS[load][bool(asked.gradient_checkpointing)]
     micro = asked.micro_batch or asked.batch or 1
-    activations = 4.0 * micro * side * side * ACTIVATION_FLOATS[how] * width / 320
-    return weights + state + activations
+    share = int(unet["block_out_channels"][0]) / SD15_WIDTH
+    return 4.0 * whole + state + 4.0 * micro * side * side * floats * share
 
 
 def free_bytes() -> tuple[int, str]:

@@ -25,8 +25,12 @@ from univg.report import Page, Section
 
 from .adapt_images import AdaptImages
 from .adapt_masks import AdaptMasks
+from .curves import Points, draw_curves, smooth
 from .drawing import sample_pictures
+from .folds import CURVES as FOLDS
+from .folds import folder_of
 from .journal import METRICS, PREVIEWS
+from .options import Engine
 from .session import Session, write_result
 
 if TYPE_CHECKING:
@@ -38,7 +42,17 @@ if TYPE_CHECKING:
 
 DRAWN = "drawn"
 SHOWN = 12
-CURVE_PX = (220, 720)
+MOST_PREVIEWS = 6
+NOISY = "loss of a step"
+CURVES: tuple[tuple[dict[str, str], str], ...] = (
+    ({"loss": NOISY}, "Training loss, each step's and a running mean"),
+    ({"validation": "loss"}, "Validation loss, at fixed times and noises"),
+    (
+        {"cldice": "with its mask", "cldice_chance": "with the mask of another: chance"},
+        "clDice of the vessels that a simple detector finds in a few quick drawings",
+    ),
+)
+"""Names in metrics.jsonl by what they are called on the page."""
 
 
 def report_masks(
@@ -49,7 +63,10 @@ def report_masks(
     assert isinstance(asked, AdaptMasks)
     adapter.strength = asked.strength
     drawn = sample_pictures(
-        session.base, [prompt] * (asked.report_samples or 0), seed=asked.seed, size_px=session.size_px
+        session.base,
+        [prompt] * (asked.report_samples or 0),
+        seed=asked.seed,
+        size_px=session.size_px,
     )
     masks = [binarize(picture) for picture in drawn]
     folder = make_folder(session.out / DRAWN / "masks")
@@ -97,9 +114,7 @@ def report_images(
     own = [shot.mask for shot in shots]
     ceiling = measure_agreement(real, own)
     follows = measure_agreement(drawn, masks, polarity=ceiling.polarity)
-    copying = measure_copying(
-        drawn, real, kind="image", generated_masks=masks, shot_masks=own
-    )
+    copying = measure_copying(drawn, real, kind="image", generated_masks=masks, shot_masks=own)
     session.say(f"{follows.describe()}; the shots with theirs {ceiling.cldice:.3f}")
     session.say(copying.describe())
     write_result(
@@ -121,6 +136,25 @@ def report_images(
         ]
     )
     _show_copies(page, copying, list(drawn), list(real))
+    _show_course(page, session, ceiling.cldice)
+    page.write(session.out / "report.html")
+
+
+def report_pretraining(
+    session: Session, outcome: Outcome, prompts: Sequence[str], title: str
+) -> None:
+    """Draw pictures for `prompts` in turn, write the page."""
+    asked = session.asked
+    assert isinstance(asked, Engine)
+    words = [prompts[k % len(prompts)] for k in range(asked.report_samples or 0)]
+    drawn = sample_pictures(session.base, words, seed=asked.seed, size_px=session.size_px)
+    folder = make_folder(session.out / DRAWN)
+    for number, picture in enumerate(drawn):
+        write_atomic(folder / f"{number:06d}.png", encode_image(picture))
+    page = _begin_page(session, outcome, title)
+    listed = ", ".join(f"`{prompt}`" for prompt in prompts)
+    section = page.section("What it draws", f"Prompts in turn: {listed}.")
+    section.pictures(drawn[:SHOWN], "drawn pictures", "Drawn pictures.")
     _show_course(page, session)
     page.write(session.out / "report.html")
 
@@ -156,9 +190,7 @@ def _begin_page(session: Session, outcome: Outcome, title: str) -> Page:
     return Page(title, kicker="UniVG training report", lead=lead)
 
 
-def _show_copies(
-    page: Page, copying: Copying, drawn: Sequence[Any], real: Sequence[Any]
-) -> None:
+def _show_copies(page: Page, copying: Copying, drawn: Sequence[Any], real: Sequence[Any]) -> None:
     section = page.section("Copies of shots", copying.describe() + ".")
     tiles = []
     for nearest in copying.worst(4):
@@ -170,44 +202,61 @@ def _show_copies(
     )  # fmt: skip
 
 
-def _show_course(page: Page, session: Session) -> None:
-    rows = [
-        json.loads(line)
-        for line in (session.out / METRICS).read_text(encoding="utf-8").splitlines()
-    ]
+def _show_course(page: Page, session: Session, ceiling: float | None = None) -> None:
+    """Show how figures and previews went; `ceiling` is the clDice that real pairs reach."""
+    text = (session.out / METRICS).read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
     section = page.section("Course of training")
-    for name, words in (("loss", "Training loss"), ("validation", "Validation loss")):
-        points = [(row["step"], row[name]) for row in rows if name in row]
-        if len(points) > 1:
-            _show_curve(section, words, points)
-    previews = sorted((session.out / PREVIEWS).glob("step-*.png"))
-    _show_previews(section, previews)
+    for names, words in CURVES:
+        series = [
+            (label, [(int(row["step"]), float(row[name])) for row in rows if name in row])
+            for name, label in names.items()
+        ]
+        _show_curves(section, words, [(label, points) for label, points in series if points])
+    if ceiling is not None:
+        section.text(f"On the shots with their own masks the detector reaches {ceiling:.3f}.")
+    _show_folds(section, session)
+    _show_previews(section, session.out / PREVIEWS)
 
 
-def _show_curve(section: Section, words: str, points: Sequence[tuple[int, float]]) -> None:
-    first, last = points[0], points[-1]
+def _show_curves(section: Section, words: str, series: Sequence[tuple[str, Points]]) -> None:
+    if not series or len(series[0][1]) < 2:
+        return
+    faint = []
+    if series[0][0] == NOISY:
+        faint = [points for _, points in series]
+        series = [(label, smooth(points)) for label, points in series]
+    first, last = series[0][1][0], series[0][1][-1]
     caption = f"{words}: {first[1]:.4f} at step {first[0]}, {last[1]:.4f} at step {last[0]}."
-    section.pictures([draw_curve(points)], caption, caption, columns=1)
+    section.pictures([draw_curves(series, faint=faint)], caption, caption, columns=1)
 
 
-def _show_previews(section: Section, previews: Sequence[Path]) -> None:
+def _show_folds(section: Section, session: Session) -> None:
+    """Show what leaving each shot out in turn has found, where it was asked for."""
+    path = folder_of(session.out) / FOLDS
+    if session.asked.stop_at is None or not path.exists():
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    mean = [(int(step), float(value)) for step, value in found["mean"].items()]
+    folds = [
+        [(int(step), float(value)) for step, value in fold.items() if int(step) > 0]
+        for fold in found["folds"]
+    ]
+    caption = (
+        f"Leave-one-out: validation loss of the shot left out, the mean of {len(folds)} runs, and "
+        f"each of them in grey; least at step {found['best_step']}, where this run was stopped."
+    )
+    section.pictures([draw_curves([("mean", mean)], faint=folds)], caption, caption, columns=1)
+
+
+def _show_previews(section: Section, folder: Path) -> None:
+    """Show a few previews, the first and the last among them."""
     from univg.images import read_image
 
-    for path in previews:
+    paths = sorted(folder.glob("step-*.png"))
+    chosen = sorted({round(k * (len(paths) - 1) / max(MOST_PREVIEWS - 1, 1)) for k in
+                     range(MOST_PREVIEWS)}) if paths else []  # fmt: skip
+    for path in (paths[number] for number in chosen):
         step = int(path.stem.removeprefix("step-"))
-        section.pictures([read_image(path)], f"preview at step {step}", f"Step {step}.", columns=1)
-
-
-def draw_curve(points: Sequence[tuple[int, float]]) -> npt.NDArray[np.uint8]:
-    """Return a line through `points` on white (H, W, 3), from their least to their largest."""
-    import cv2
-
-    height, width = CURVE_PX
-    sheet = np.full((height, width, 3), 255, np.uint8)
-    x, y = np.array(points, dtype=float).T
-    spread = max(float(np.ptp(y)), 1e-12)
-    across = 10 + (x - x.min()) / max(float(np.ptp(x)), 1.0) * (width - 20)
-    down = height - 10 - (y - y.min()) / spread * (height - 20)
-    line = np.stack([across, down], axis=1).round().astype(np.int32)
-    cv2.polylines(sheet, [line[:, None]], False, (30, 90, 160), 2, cv2.LINE_AA)
-    return sheet
+        words = f"Preview at step {step}, always of the same noise."
+        section.pictures([read_image(path)], words, words, columns=1)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import platform
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -31,16 +33,19 @@ if TYPE_CHECKING:
 
     from univg.sd import Base
 
+    from .engine_task import EngineTask
     from .latents import LatentCache
     from .loop import Outcome
     from .pictures import Picture
-    from .task import Task
+    from .planning import Load
 
 FREE = {
     "out", "save_every", "keep_checkpoints", "preview_every", "validate_every", "cache", "tracker",
-    "micro_batch", "gradient_checkpointing", "base", "preset", "report_samples",
+    "micro_batch", "gradient_checkpointing", "base", "preset", "report_samples", "stop_at",
+    "compile", "attention", "channels_last", "shots", "data", "skip_bad", "adapter",
 }  # fmt: skip
-"""Settings that do not change what comes out, but for rounding; the base stands by its weights."""
+"""Settings that do not change what comes out, but for rounding; base, data and adapters stand by
+their checksums, wherever they lie."""
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "lycoris-lora")
 
 
@@ -68,12 +73,13 @@ class Session:
         if self.is_first:
             print(text, flush=True)  # noqa: T201
 
-    def fill_cache(self, pictures: Sequence[Picture], turns: Sequence[int]) -> LatentCache:
-        """Return a cache that holds the latents of `pictures`."""
+    def open_cache(self) -> LatentCache:
+        """Return the cache of latents, to be filled."""
         from .latents import LatentCache
 
         accelerator = self.accelerator
-        cache = LatentCache(
+        self.base.to(accelerator.device)
+        return LatentCache(
             self.asked.cache or self.out / "cache",
             self.base,
             size_px=self.size_px,
@@ -82,12 +88,22 @@ class Session:
             world=accelerator.num_processes,
             wait=accelerator.wait_for_everyone,
         )
-        self.base.vae.to(accelerator.device)
+
+    def fill_cache(
+        self,
+        cache: LatentCache,
+        pictures: Sequence[Picture],
+        turns: Sequence[int],
+        skip_bad: bool = False,
+    ) -> list[Picture]:
+        """Encode what is missing of `pictures`; return those that can be used."""
+        if not pictures:
+            return []
         missing = cache.count_missing(pictures, turns)
-        share = -(-missing // accelerator.num_processes)
-        with show_progress(share, "latents", "pictures") as progress:
-            cache.prepare(pictures, turns, progress=progress if self.is_first else None)
-        return cache
+        share = -(-missing // self.accelerator.num_processes)
+        bar = show_progress(share, "latents", "pictures") if self.is_first else _no_progress()
+        with bar as progress:
+            return cache.prepare(pictures, turns, progress=progress, skip_bad=skip_bad)
 
     def embed(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
         """Return the embedding of each prompt and of the empty one."""
@@ -95,6 +111,10 @@ class Session:
 
         with self.accelerator.main_process_first():
             return PromptCache(self.asked.cache or self.out / "cache").embed(self.base, prompts)
+
+
+def _no_progress() -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -106,6 +126,7 @@ def open_session(
 
     from .device import make_accelerator
 
+    check_packages(asked)
     make_folder(asked.out)
     accelerator = make_accelerator(asked)
     with contextlib.ExitStack() as stack:
@@ -125,11 +146,9 @@ def open_session(
             )
         prepare_unet(base, asked)
         session = Session(asked, accelerator, base, size_px)
-        try:
-            yield session
-        except KeyboardInterrupt:
-            session.say(f"stopped; {asked.out} goes on with the same command")
-            raise
+        if session.is_first:
+            write_environment(session)
+        yield session
 
 
 def describe_run(
@@ -148,6 +167,28 @@ def describe_run(
     }
 
 
+def check_packages(asked: Training) -> None:
+    """Refuse what this machine has no packages or kernels for, before anything is loaded."""
+    import torch
+
+    if asked.attention == "xformers" and not (torch.cuda.is_available() and _has("xformers")):
+        missing = "the package xformers" if torch.cuda.is_available() else "a GPU"
+        raise UserError(
+            f"--attention xformers needs {missing}, which is not here; take --attention sdpa"
+        )
+    if asked.tracker != "none" and not _has(asked.tracker):
+        raise UserError(
+            f"--tracker {asked.tracker} needs the package {asked.tracker}, which is not installed: "
+            f"`pip install {asked.tracker}`, or take --tracker none"
+        )
+
+
+def _has(package: str) -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec(package) is not None
+
+
 def prepare_unet(base: Base, asked: Training) -> None:
     """Set attention, memory layout and checkpointing of the UNet as asked."""
     import torch
@@ -156,9 +197,9 @@ def prepare_unet(base: Base, asked: Training) -> None:
     if asked.attention == "xformers":
         try:
             unet.enable_xformers_memory_efficient_attention()
-        except (ImportError, ModuleNotFoundError, ValueError) as error:
+        except (ImportError, ValueError, NotImplementedError, RuntimeError) as error:
             raise UserError(
-                "--attention xformers: not usable here (needs the package xformers and a GPU); "
+                f"--attention xformers does not work here ({' '.join(str(error).split())[:120]}); "
                 "take --attention sdpa"
             ) from error
     if asked.channels_last or (asked.channels_last is None and torch.cuda.is_available()):
@@ -167,34 +208,117 @@ def prepare_unet(base: Base, asked: Training) -> None:
         unet.enable_gradient_checkpointing()
 
 
-def run_loop(session: Session, task: Task) -> Outcome:
-    """Train `task` and note how it went in `result.json`."""
+def run_loop(session: Session, task: EngineTask) -> Outcome:
+    """Train `task`, say how it goes, and note it in `result.json`."""
     from .loop import train
 
     asked = session.asked
     assert isinstance(asked, Engine)
-    outcome = train(task, asked, session.accelerator)
+    session.say(describe_start(session, task))
+    outcome = train(task, asked, session.accelerator, session.say)
+    if task.is_held_out and (outcome.best_step or outcome.steps) < outcome.steps:
+        outcome.files += save_best(session, task)
     if session.is_first:
         write_result(session, outcome)
+    session.say(describe_end(session, task, outcome))
     return outcome
 
 
+def describe_start(session: Session, task: EngineTask) -> str:
+    """Return what is trained, how long and with what memory, in a line or two."""
+    from .planning import describe_memory, estimate_bytes, free_bytes
+
+    asked, accelerator = session.asked, session.accelerator
+    assert isinstance(asked, Engine)
+    trained = sum(weight.numel() for weight in task.trained().values())
+    whole = sum(weight.numel() for weight in task.module.parameters())
+    precision = accelerator.mixed_precision
+    kind: Load = "control" if task.steered else "adapter" if trained < whole / 2 else "unet"
+    need = estimate_bytes(session.base.unet.config, whole, trained, asked, session.size_px, kind)
+    processes = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
+    text = (
+        f"{task.name} on base {session.base.name}: {trained / 1e6:,.2f} M of {whole / 1e6:,.2f} M "
+        f"weights, {asked.max_steps} steps of {asked.batch} at {session.size_px} px on "
+        f"{accelerator.device}{processes}, precision {'fp32' if precision == 'no' else precision}; "
+        f"{describe_memory(need, *free_bytes())}"
+    )
+    if asked.validate_every and task.checks and not task.is_held_out:
+        text += (
+            "\nvalidation looks at the training shots themselves; --hold-out or --leave-one-out "
+            "shows overtraining"
+        )
+    return text
+
+
+def describe_end(session: Session, task: EngineTask, outcome: Outcome) -> str:
+    """Return how it went, in a line."""
+    made = (outcome.steps - outcome.first_step) * (session.asked.batch or 1)
+    text = f"{outcome.steps} steps, {outcome.samples} samples"
+    if made:
+        text += f"; {made / max(outcome.seconds, 1e-9):,.1f} samples/s in {outcome.seconds:,.0f} s"
+    if outcome.best_step is not None and task.is_held_out:
+        text += f"; best validation {outcome.best_check:.4f} at step {outcome.best_step}"
+    return f"{text}; {', '.join(map(str, outcome.files))}"
+
+
+def save_best(session: Session, task: EngineTask) -> list[Path]:
+    """Save the weights of the best validation under `OUT/best`, as the last ones are in `OUT`."""
+    import torch
+    from safetensors.torch import load_file
+
+    from .loop import BEST
+
+    path = session.out / BEST
+    if not session.is_first or not path.exists():
+        return []
+    best, last = load_file(path), {}
+    with torch.no_grad():
+        for name, weight in task.trained().items():
+            last[name] = weight.detach().clone()
+            weight.copy_(best[name])
+        files = task.save(make_folder(session.out / "best"))
+        for name, weight in task.trained().items():
+            weight.copy_(last[name])
+    return files
+
+
+def write_environment(session: Session) -> None:
+    """Write `environment.json`: command, machine and versions of the newest call."""
+    accelerator = session.accelerator
+    found = {
+        "command": sys.argv,
+        "base": session.base.name,
+        "processes": accelerator.num_processes,
+        "device": str(accelerator.device),
+        "precision": accelerator.mixed_precision,
+        "machine": platform.platform(),
+        "python": platform.python_version(),
+        "univg": __version__,
+        "libraries": {name: version(name) for name in LIBRARIES},
+    }
+    _write_json(session.out / "environment.json", found)
+
+
 def write_result(session: Session, outcome: Outcome, **more: Any) -> None:
-    """Write `result.json`: what came out, on which machine, with which versions."""
+    """Write `result.json`: what came out."""
     path = session.out / "result.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    made = (outcome.steps - outcome.first_step) * (session.asked.batch or 1)
+    seconds = round(outcome.seconds, 2)
+    known = outcome.best_step is not None and math.isfinite(outcome.best_check)
     found = {
         "steps": outcome.steps,
         "samples": outcome.samples,
-        "seconds": round(outcome.seconds, 2),
         "files": [str(file.relative_to(session.out)) for file in outcome.files],
         "best_step": outcome.best_step,
-        "processes": session.accelerator.num_processes,
-        "device": str(session.accelerator.device),
-        "precision": session.accelerator.mixed_precision,
-        "python": platform.python_version(),
-        "libraries": {name: version(name) for name in LIBRARIES},
+        "best_validation": outcome.best_check if known else None,
+        "micro_batch": outcome.micro_batch,
+        # Of the last call that trained: one that finds all done says nothing about speed.
+        **({"seconds": seconds, "trained_samples": made} if made else {}),
         **more,
     }
-    text = json.dumps({**before, **found}, indent=1, sort_keys=True)
-    write_atomic(path, (text + "\n").encode())
+    _write_json(path, {**before, **found})
+
+
+def _write_json(path: Path, found: Mapping[str, Any]) -> None:
+    write_atomic(path, (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())

@@ -1,6 +1,7 @@
 """A polite end: Ctrl-C and SIGTERM let the step finish and a checkpoint be written.
 
-In: signals. Out: a flag that the loop looks at after each step. A second Ctrl-C ends at once.
+In: signals. Out: a flag that the loop looks at after each step. A second Ctrl-C ends at once, and
+what comes after the loop is ended by the first, as before it.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ pictures, and for saving what came out.
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,9 +42,13 @@ class Task(abc.ABC):
         """Return the files behind `items`, for messages."""
         return [str(item) for item in items]
 
-    def preview(self, step: int) -> Preview | None:
+    def preview(self, step: int) -> Preview | None:  # noqa: ARG002
         """Return a picture of what the network does now, (H, W, 3), or None."""
         return None
+
+    def measure(self, step: int) -> Mapping[str, float]:  # noqa: ARG002
+        """Return figures of what the network draws now; asked for with each preview."""
+        return {}
 
     @abc.abstractmethod
     def save(self, folder: Path) -> list[Path]:

@@ -96,8 +96,9 @@ def main(words: Sequence[str] | None = None) -> int:
         return _dispatch(words)
     except UserError as error:
         return _refuse(str(error), 2)
-    except KeyboardInterrupt:
-        return _refuse("stopped; what is written is safe, run the same command again", 130)
+    except KeyboardInterrupt as error:
+        said = str(error) or "stopped; what is written is safe, run the same command again"
+        return _refuse(said, 130)
     except BrokenPipeError:
         sys.stderr.close()
         return 0
