@@ -150,6 +150,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "fewer shots than asked": ("loha", {"wanted": 9}, "9"),
     "no shots": ("control", {"shots": Path("nowhere")}, "nowhere"),
     "all held out": ("loha", {"hold_out": 5}, "--hold-out 5: of 5 shots"),
+    "no such shot": ("loha", {"left_out": 5}, "--left-out 5: there are 5 shots"),
     "no such base": ("loha", {"base": "nowhere/at-all"}, "nowhere/at-all"),
     "no such adapter": ("loha", {"adapter": ("a.safetensors:0.7",)}, "a.safetensors: there is no"),
     "odd size": ("loha", {"size_px": 100}, "--size-px 100"),

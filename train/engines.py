@@ -273,6 +273,11 @@ def _read_shots(asked: AdaptMasks | AdaptImages, need: Any) -> list[Shot]:
 def _split_shots(asked: Shots, pictures: list[Picture]) -> tuple[list[Picture], list[Picture]]:
     """Return shots to train on, and those to validate on: the same where none are held out."""
     if asked.left_out is not None:
+        if asked.left_out >= len(pictures) or len(pictures) < 2:
+            raise UserError(
+                f"--left-out {asked.left_out}: there are {len(pictures)} shots, numbered from 0, "
+                "and one at least must be left"
+            )
         alone = pictures[asked.left_out]
         return [picture for picture in pictures if picture is not alone], [alone]
     if not asked.hold_out:

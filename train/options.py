@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import tyro
 from annotated_types import Ge, Gt, Le, Lt
 
 from univg.config import check, settings
@@ -119,8 +118,8 @@ class Shots:
     """Show each shot also mirrored, or in all eight positions of a square."""
     hold_out: Annotated[int, Ge(0)] = 0
     """Shots (the last ones) that are validated on instead of trained on."""
-    left_out: Annotated[int | None, tyro.conf.Suppress] = None
-    """Number of the one shot to validate on; set by --leave-one-out for its folds."""
+    left_out: Annotated[int, Ge(0)] | None = None
+    """Number, from 0, of one shot to validate on instead; each fold of --leave-one-out has one."""
     skip_bad: bool = False
     """Leave shots out that cannot be used, and say so, instead of refusing."""
     leave_one_out: bool = False
