@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,9 @@ LARGEST_BYTES = 25_000_000
 
 
 def grow(modality: str, number: int) -> np.ndarray:
-    made = grow_mask(growth_of(find_modality(modality)), 256, 256, rng_for(99, "nano", number))
-    return made.pixels > 0
+    growth = growth_of(find_modality(modality))
+    plain = dataclasses.replace(growth, stages=tuple(s for s in growth.stages if not s.layer))
+    return grow_mask(plain, 256, 256, rng_for(99, "nano", number)).pixels > 0
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,7 @@ def test_thin_vessels_survive_the_autoencoder(nano, modality):
     pictures = np.repeat(np.stack(masks)[..., None].astype(np.uint8) * 255, 3, axis=3)
     back = decode_latents(nano, encode_images(nano, pictures)).mean(axis=3) > 127.5
     scores = [cldice(one, mask) for one, mask in zip(back, masks, strict=True)]
-    assert np.mean(scores) > 0.9
+    assert np.mean(scores) > 0.93
 
 
 def test_a_drawn_picture_depends_on_its_number_and_the_seed_alone(nano):
