@@ -13,9 +13,9 @@ from univg.sd import load_base, load_control
 from univg.testing import tiny_base
 from univg.train import adapt_images
 from univg.train.adapt_images import AdaptImages
+from univg.train.adapter_commands import parse_adapter
 from univg.train.diffusion import CHECK_TIMES, DenoisingLoss, NoiseOptions, NoiseSchedule
 from univg.train.engine_task import EngineTask, control_of
-from univg.train.engines import read_adapter_word
 from univg.train.latents import LatentCache
 from univg.train.memory import Memory, fit_micro_batch, is_out_of_memory
 from univg.train.pictures import list_pictures_of, load_mask, turn
@@ -113,9 +113,9 @@ def test_checks_are_the_same_each_time_and_of_pictures_held_out(task):
 
 
 def test_adapter_words():
-    assert read_adapter_word("a.safetensors") == (Path("a.safetensors"), 1.0)
-    assert read_adapter_word("a.safetensors:0.7") == (Path("a.safetensors"), 0.7)
-    assert read_adapter_word("c:/a.safetensors") == (Path("c:/a.safetensors"), 1.0)
+    assert parse_adapter("a.safetensors", strength=1.0) == (Path("a.safetensors"), 1.0)
+    assert parse_adapter("a.safetensors:0.7", strength=1.0) == (Path("a.safetensors"), 0.7)
+    assert parse_adapter("c:/a.safetensors", strength=1.0) == (Path("c:/a.safetensors"), 1.0)
 
 
 # Memory ---------------------------------------------------------------------------------------

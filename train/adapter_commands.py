@@ -183,20 +183,20 @@ def describe(info: AdapterInfo) -> str:
     return "\n".join([str(info.path), *(f"  {key:<12}{value}" for key, value in lines.items())])
 
 
-def parse_adapter(word: str) -> tuple[Path, float]:
-    """Return file and strength of `FILE` or `FILE:STRENGTH`."""
+def parse_adapter(word: str, strength: float = DEFAULT_STRENGTH) -> tuple[Path, float]:
+    """Return file and strength of `FILE:STRENGTH`, or of `FILE` with the default `strength`."""
     name, colon, tail = word.rpartition(":")
     if not colon:
-        return Path(word), DEFAULT_STRENGTH
+        return Path(word), strength
     try:
-        strength = float(tail)
+        named = float(tail)
     except ValueError:
         if Path(word).suffix == ".safetensors":  # a colon in the path
-            return Path(word), DEFAULT_STRENGTH
+            return Path(word), strength
         raise ConfigError(f"--adapter {word}: {tail!r} is not a strength; write FILE:0.7") from None
-    if not math.isfinite(strength):
+    if not math.isfinite(named):
         raise ConfigError(f"--adapter {word}: the strength must be finite; write FILE:0.7")
-    return Path(name), strength
+    return Path(name), named
 
 
 def _check_target(out: Path, overwrite: bool) -> None:

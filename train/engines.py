@@ -21,6 +21,7 @@ from univg.sd import inspect_base, load_control, make_control, save_base, save_c
 
 from .adapt_images import AdaptImages
 from .adapt_masks import AdaptMasks
+from .adapter_commands import parse_adapter
 from .adapters import LORA, Adapter, AdapterSpec, attach, load_adapter
 from .diffusion import DenoisingLoss, NoiseOptions, NoiseSchedule
 from .drawing import SteeringGauge, draw_samples, draw_steered
@@ -93,7 +94,7 @@ def adapt_masks(asked: AdaptMasks) -> Outcome:
         asked = choose_steps(asked, len(shots), adapt_masks)
     prompt = _prompt_of(asked, "mask")
     pictures = list_shot_pictures(shots, "mask", prompt)
-    under = [read_adapter_word(word) for word in asked.adapter]
+    under = [parse_adapter(word, strength=1.0) for word in asked.adapter]
     data = {"masks": hash_of(pictures), "under": [f"{hash_file(p)}:{s:g}" for p, s in under]}
     trained, held_out = _split_shots(asked, pictures)
     with open_session(asked, "adapt-masks", data) as session:
@@ -165,15 +166,6 @@ def hash_file(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"{path}: there is no such adapter file; give FILE or FILE:STRENGTH")
     return sha256_of_file(path)
-
-
-def read_adapter_word(word: str) -> tuple[Path, float]:
-    """Return path and strength of FILE or FILE:STRENGTH."""
-    head, _, tail = word.rpartition(":")
-    try:
-        return (Path(head), float(tail)) if head else (Path(word), 1.0)
-    except ValueError:
-        return Path(word), 1.0
 
 
 def hash_of(pictures: Sequence[Picture]) -> str:
