@@ -26,6 +26,7 @@ import numpy as np
 from splits import SPLITS, Split
 
 from univg.agreement import measure_agreement
+from univg.binarise import Cut, cut_mask
 from univg.files import make_folder, write_atomic
 from univg.generate.procedural import render_pair
 from univg.images import encode_image, read_image
@@ -40,14 +41,13 @@ from univg.sca.distance import compare
 from univg.sca.synth import Synth
 from univg.sca.synth import run as synthesize
 from univg.sd import Base, load_base, load_control
+from univg.sd_engine import load_engine, read_card
 from univg.train.adapt_images import AdaptImages
 from univg.train.adapt_images import run as adapt_images
 from univg.train.adapt_masks import AdaptMasks
 from univg.train.adapt_masks import run as adapt_masks
-from univg.train.adapters import load_adapter
 from univg.train.drawing import sample_pictures
 from univg.train.pictures import to_rgb8
-from univg.train.report import binarize
 
 PX = 256
 RESOLUTION = [descriptor.resolution for descriptor in DESCRIPTORS]
@@ -112,11 +112,10 @@ def measure_masks(asked: argparse.Namespace, split: Split, draw: str) -> dict[st
     )
     adapt_masks(run)
     seconds = time.monotonic() - began
-    base = load_base(asked.base)
     prompts = [find_modality(split.modality).mask_prompt] * MASKS
-    before = draw_masks(base, prompts)
-    load_adapter(out / "adapter.safetensors", base)
-    after = draw_masks(base, prompts)
+    before = draw_masks(load_base(asked.base), prompts, Cut())
+    base, _, card = load_engine(read_card(out, "masks"))
+    after = draw_masks(base, prompts, card.cut)
     grown = grow_masks(asked, split, draw, shots)
     test = [fit_mask(read_mask(path), PX, "stretch") for path in split.masks(asked.data)["test"]]
     own = [fit_mask(read_mask(path), PX, "stretch") for path in split.shots(asked.data, draw)]
@@ -143,9 +142,9 @@ def grow_masks(
     return grown
 
 
-def draw_masks(base: Base, prompts: Sequence[str]) -> list[np.ndarray]:
+def draw_masks(base: Base, prompts: Sequence[str], cut: Cut) -> list[np.ndarray]:
     """Return a mask a prompt; empty ones, which have no descriptors, are left out."""
-    masks = [binarize(picture) for picture in sample_pictures(base, prompts, seed=0)]
+    masks = [cut_mask(picture, cut) for picture in sample_pictures(base, prompts, seed=0)]
     return [mask for mask in masks if mask.any()]
 
 
@@ -168,9 +167,11 @@ def measure_images(asked: argparse.Namespace, split: Split, draw: str) -> dict[s
         to_rgb8(render_pair(mask, split.modality, 0, number)[0])
         for number, mask in enumerate(masks)
     ]
-    for name, control in (("before", "nano"), ("after", str(out / "controlnet"))):
-        steered = load_control(control, base)
-        images[name] = sample_pictures(base, prompts, seed=0, control=steered, masks=masks)
+    images["before"] = sample_pictures(
+        base, prompts, seed=0, control=load_control("nano", base), masks=masks
+    )
+    base, control, _ = load_engine(read_card(out, "images"))
+    images["after"] = sample_pictures(base, prompts, seed=0, control=control, masks=masks)
     polarity = measure_agreement(real, masks).polarity
     result: dict[str, Any] = {"seconds": round(seconds, 1)}
     for name, each in images.items():

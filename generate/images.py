@@ -1,38 +1,65 @@
 """`univg generate images`: an image for each mask of a folder, hence labelled pairs.
 
-In: a folder of masks, a modality, a look, a seed. Out: a folder of pairs, `images/*.png` and
-`masks/*.png` of the same names, with `manifest.jsonl` (a row a pair: the drawn look, hashes),
+In: a folder of masks, an image engine, a seed. Out: a folder of pairs, `images/*.png` and
+`masks/*.png` of the same names, with `manifest.jsonl` (a row a pair: how it was made, hashes),
 `run.json` (what decides the bytes) and `config.yaml`. Run again, it goes on where it stopped; the
-number of workers and interruptions change no byte.
+number of workers, shards and interruptions change no byte.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 
 from univg import __version__
 from univg.config import check, settings, to_plain
-from univg.errors import ConfigError, DataError, Problem, ProblemReport
-from univg.modalities import find_modality
+from univg.errors import ConfigError, DataError
+
+from .placement import FREE as PLACEMENT
+from .placement import Placement, do_run
 
 if TYPE_CHECKING:
-    from .looks import LookCard
+    from .image_makers import ImageMaker
+    from .sources import MaskSource
 
-DEFAULT_WORKERS = max(1, min(8, os.cpu_count() or 1))
-ALGORITHM = 1  # raise with every change that changes images: older runs are then not resumed
+FREE = {*PLACEMENT, "out", "batch", "device", "attention", "compile", "strict"}
+"""Settings that change no byte, or are of one machine only."""
 Side = Annotated[int, Ge(16), Le(16384)]
 
 
 @settings
-class Images:
+class Drawing:
+    """Options of the commands that draw with a diffusion engine."""
+
+    base: str = "nano"
+    """Base where no --engine-dir names one: nano, a folder, a file, a hub id."""
+    steps: Annotated[int, Ge(1), Le(1000)] = 20
+    """Steps from noise to picture."""
+    scheduler: Literal["ddim", "unipc", "dpm++"] = "ddim"
+    """How the steps are taken."""
+    guidance: Annotated[float, Ge(1), Le(30)] = 2.0
+    """How far to go beyond the empty prompt; 1 is without, and twice as fast."""
+    prompt: str | None = None
+    """Default: the one that the engine was trained with, else the modality's."""
+    negative_prompt: str = ""
+    """What the pictures should be unlike; with --guidance above 1."""
+    batch: Annotated[int, Ge(1), Le(1024)] | None = None
+    """Pictures drawn together on a GPU, default 8; on a CPU always 4."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps; auto: the GPU where there is one."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 where the processor or GPU computes it, else fp32."""
+    attention: Literal["auto", "sdpa", "plain", "xformers"] = "auto"
+    """Attention kernels."""
+    compile: bool = False
+    """Compile the networks with torch.compile."""
+
+
+@settings
+class Images(Drawing, Placement):
     """Make an image for each mask: a folder of labelled pairs.
 
     Writes OUT/images/NAME.png and OUT/masks/NAME.png with OUT/manifest.jsonl; NAME is that of the
@@ -43,13 +70,24 @@ class Images:
     """Folder of masks: plain, of pairs, or as `univg sca synth` writes it."""
     out: Path
     """Folder to write; new, empty, or of the same run."""
-    image_engine: Literal["procedural"] = "procedural"
-    """How images are made. procedural: drawn from measured vessels, no model needed."""
-    modality: str = "fundus"
-    """Name (fundus, octa, oct, coronary, brain) or the path of a card."""
+    image_engine: Literal["auto", "procedural", "composite", "diffusion"] = "auto"
+    """How images are made. procedural: drawn from measured vessels, nothing needed. composite:
+    vessels and backgrounds of the shots recombined, no model needed. diffusion: by a trained
+    engine. auto: diffusion with --engine-dir, else composite with --shots, else procedural."""
+    engine_dir: Path | None = None
+    """Run folder of `univg train adapt-images`."""
+    shots: Path | None = None
+    """Folder of the shots, images/ and masks/, for the composite engine."""
+    modality: str | None = None
+    """Name (fundus, octa, oct, coronary, brain) or the path of a card; default: the engine's, else
+    fundus."""
     look: str = "default"
-    """default: the modality's whole range; plain: its middle; unseen: of no real modality; or the
-    path of a look card (my_look.yaml)."""
+    """Of the procedural engine. default: the modality's whole range; plain: its middle; unseen: of
+    no real modality; or the path of a look card (my_look.yaml)."""
+    control: str | None = None
+    """ControlNet where no --engine-dir names one: a folder; default: the embedded one of nano."""
+    control_strength: Annotated[float, Gt(0), Le(5)] = 1.0
+    """How strictly diffusion follows the mask."""
     count: Annotated[int, Ge(1), Le(10_000_000)] | None = None
     """Pairs to make; default: all masks times --variants."""
     first: Annotated[int, Ge(0)] = 0
@@ -57,55 +95,12 @@ class Images:
     variants: Annotated[int, Ge(1), Le(10_000)] = 1
     """Images of each mask, each of another look."""
     size: tuple[Side, Side] | None = None
-    """Height and width [px] to which masks are scaled; default: as they are."""
+    """Height and width [px] to which masks are scaled; default: as they are, with diffusion the
+    size that its engine was trained at."""
     seed: Annotated[int, Ge(0), Le(2**63 - 1)] = 0
     """Seed of the run."""
     strict: bool = False
     """Refuse masks with grey levels instead of thresholding them."""
-    workers: Annotated[int, Ge(1), Le(256)] = DEFAULT_WORKERS
-    """Processes; changes no byte."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """All that decides the pairs of a run, resolved and checked."""
-
-    engine: str
-    modality_name: str
-    card: LookCard
-    masks: tuple[Path, ...]
-    hashes: tuple[str, ...]
-    variants: int
-    size: tuple[int, int] | None
-    seed: int
-
-    def identity(self) -> dict[str, Any]:
-        """What a resumed run must share with the first."""
-        listing = "\n".join(f"{d} {p.name}" for p, d in zip(self.masks, self.hashes, strict=True))
-        return {
-            "stage": "generate images",
-            "version": __version__,
-            "algorithm": ALGORITHM,
-            "engine": self.engine,
-            "seed": self.seed,
-            "modality": self.modality_name,
-            "look": to_plain(self.card),
-            "variants": self.variants,
-            "size_px": None if self.size is None else list(self.size),
-            "masks": {
-                "count": len(self.masks),
-                "sha256": hashlib.sha256(listing.encode()).hexdigest(),
-            },
-        }
-
-    def source(self, index: int) -> Path:
-        """Return the mask of pair `index`."""
-        return self.masks[index // self.variants]
-
-    def pair_id(self, index: int) -> str:
-        """Return the name of pair `index`: its mask's, with a number where there are several."""
-        stem = self.source(index).stem
-        return stem if self.variants == 1 else f"{stem}-v{index % self.variants:02d}"
 
 
 @dataclass
@@ -117,122 +112,77 @@ class ImagesResult:
     wall_s: float = 0.0
     folder: Path = field(default_factory=Path)
 
-    def line(self) -> str:
-        """One line for the terminal."""
-        kept = f", {self.skipped} were there already" if self.skipped else ""
-        rate = f" ({self.pairs / self.wall_s:.0f} pairs/s)" if self.pairs and self.wall_s else ""
-        return f"{self.pairs} pairs written in {self.wall_s:.1f} s{rate}{kept}"
+
+def choose_engine(settings: Images) -> str:
+    """Return the image engine that `settings` mean; contradictions are refused."""
+    asked = settings.image_engine
+    if asked == "auto":
+        if settings.engine_dir is not None:
+            return "diffusion"
+        return "procedural" if settings.shots is None else "composite"
+    if asked == "composite" and settings.shots is None:
+        raise ConfigError("image_engine composite needs --shots, the folder of the real pairs")
+    if asked != "diffusion" and settings.engine_dir is not None:
+        raise ConfigError(f"engine_dir is of no use to image_engine {asked}; leave one of them out")
+    return asked
 
 
-def prepare_job(settings: Images) -> Job:
+def prepare_maker(settings: Images) -> ImageMaker:
     """Resolve and check all that the run needs, before anything is written."""
-    from univg.files import sha256_of_file
     from univg.images import MAX_PIXELS
-    from univg.pairs import find_masks
 
-    from .looks import find_look
+    from .building import BUILDERS
 
     if settings.size is not None and settings.size[0] * settings.size[1] > MAX_PIXELS:
         height, width = settings.size
         raise ConfigError(f"size is {height} × {width}: more than the {MAX_PIXELS} px univg reads")
-    modality = find_modality(settings.modality)
-    card = find_look(modality.name, settings.look)
-    paths = find_masks(settings.masks)
-    _refuse_doubles(paths)
-    job = Job(
-        engine=settings.image_engine, modality_name=modality.name, card=card, masks=tuple(paths),
-        hashes=tuple(sha256_of_file(path) for path in paths), variants=settings.variants,
-        size=settings.size, seed=settings.seed,
-    )  # fmt: skip
-    wanted = indices_of(settings, job)
-    _check_masks(sorted({job.source(index) for index in wanted}), settings.strict)
-    return job
+    return BUILDERS[choose_engine(settings)](settings)
 
 
-def indices_of(settings: Images, job: Job) -> range:
+def indices_of(settings: Images, source: MaskSource) -> range:
     """Return the indices of the pairs that `settings` ask for."""
-    there = len(job.masks) * job.variants
+    there = source.total
     count = there - settings.first if settings.count is None else settings.count
     if count < 1 or settings.first + count > there:
         asked = f"first is {settings.first} and count {settings.count or 'all'}"
         raise ConfigError(
-            f"{asked}: {settings.masks} has {len(job.masks)} masks, so {there} pairs with "
-            f"--variants {job.variants}; ask for fewer, or for more variants of each mask"
+            f"{asked}: {settings.masks} has {len(source.names)} masks, so {there} pairs with "
+            f"--variants {source.variants}; ask for fewer, or for more variants of each mask"
         )
     return range(settings.first, settings.first + count)
 
 
-def _refuse_doubles(paths: Sequence[Path]) -> None:
-    """Two masks of one stem would be written to the same file."""
-    seen: dict[str, Path] = {}
-    problems = []
-    for path in paths:
-        other = seen.setdefault(path.stem.casefold(), path)
-        if other is not path:
-            detail = f"has the same name as {other.name}"
-            problems.append(
-                Problem(path=path, kind="duplicate", detail=detail, remedy="rename one of them")
-            )
-    if problems:
-        raise ProblemReport(problems, "masks whose pairs would have the same name")
-
-
-def _check_masks(paths: Sequence[Path], strict: bool) -> None:
-    """Tell all masks that cannot be used in one report; those with grey levels in one line."""
-    import warnings
-
-    from univg.images import PictureError
-    from univg.masks import MaskWarning, describe_grey, inspect_mask, judge_mask
-
-    problems: list[Problem] = []
-    grey: list[Path] = []
-    for path in paths:
-        try:
-            reading = inspect_mask(path)
-        except PictureError as error:
-            problems.append(error.problem)
-            continue
-        found = judge_mask(path, reading, strict=strict)
-        problems += found
-        if not found and describe_grey(path, reading) is not None:
-            grey.append(path)
-    if problems:
-        raise ProblemReport(problems, f"{paths[0].parent}: masks that cannot be used")
-    if grey:
-        warnings.warn(
-            f"{len(grey)} masks have grey levels and are cut at half, such as {grey[0]}; --strict "
-            "refuses them",
-            MaskWarning,
-            stacklevel=2,
-        )
-
-
 def plan(settings: Images) -> str:
     """Say what would be written."""
-    job = prepare_job(settings)
-    wanted = indices_of(settings, job)
-    size = "of the masks' own size" if job.size is None else "of {} × {} px".format(*job.size)
+    maker = prepare_maker(settings)
+    source = maker.source
+    wanted = indices_of(settings, source)
+    size = "of the masks' own size" if source.size is None else "of {} × {} px".format(*source.size)
     return (
         f"Would write {len(wanted)} pairs {size} to {settings.out / 'images'} and "
         f"{settings.out / 'masks'}:\n"
-        f"  {job.modality_name} images, look {job.card.name}, of {len(job.masks)} masks in "
-        f"{settings.masks}, {job.variants} of each.\n"
-        f"About 20 pairs/s of 256 × 256 px on each of {settings.workers} workers."
+        f"  {maker.modality_name} images, engine {maker.engine}, of {len(source.names)} masks in "
+        f"{settings.masks}, {source.variants} of each."
     )
 
 
 def run(settings: Images) -> ImagesResult:
     """Write the pairs; go on where an earlier run stopped."""
-    from .writing import write_job
-
     settings = check(settings)
-    job = prepare_job(settings)
     if settings.out.resolve() == settings.masks.resolve():
         raise DataError(f"{settings.out}: is the folder of the masks; choose another --out")
-    result = ImagesResult(folder=settings.out)
-    start = time.perf_counter()
-    write_job(job, settings, result)
-    result.wall_s = time.perf_counter() - start
-    print(result.line())  # noqa: T201
-    print(result.folder)  # noqa: T201
-    return result
+    maker = prepare_maker(settings)
+    wanted = indices_of(settings, maker.source)
+    filled = do_run(settings, maker, settings.out, wanted, config_of(settings))
+    print(filled.line("pairs"))  # noqa: T201
+    print(settings.out)  # noqa: T201
+    return ImagesResult(filled.made, filled.skipped, filled.wall_s, settings.out)
+
+
+def config_of(settings: Images) -> bytes:
+    """Return config.yaml, for `--config`: the settings without what changes no byte."""
+    import yaml
+
+    plain = {name: value for name, value in to_plain(settings).items() if name not in FREE}
+    head = f"# univg {__version__}: univg generate images --config THIS --out FOLDER\n"
+    return (head + yaml.safe_dump(plain, sort_keys=False)).encode()

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 
 from univg.config import check
 from univg.errors import ResumeError
 from univg.generate.procedural import render_pair
 from univg.sd import load_base, load_control
 from univg.train import nano
-from univg.train.base import FOLDERS, TrainBase, plan, run
+from univg.train.base import FOLDERS, TrainBase, plan, run, steps_of_vae
 from univg.train.base_parts import all_words
 from univg.train.vae_task import VaeLoss, edge_error
 
@@ -155,8 +157,9 @@ def test_the_loss_is_one_a_picture():
 def test_it_goes_on_from_a_finished_base(trained, tmp_path):
     source, folder = trained
     asked = settings_of(
-        tmp_path, data=(source / "data",), start=str(folder), until="control", seed=5
-    )
+        tmp_path, data=(source / "data",), start=str(folder), until="control", seed=5,
+        vae_steps=None,
+    )  # fmt: skip
     run(asked)
     before, after = load_base(str(folder)), load_base(str(asked.out / "base"))
     assert not (asked.out / FOLDERS["vae"]).exists()
@@ -164,3 +167,22 @@ def test_it_goes_on_from_a_finished_base(trained, tmp_path):
     weight = after.unet.conv_in.weight
     assert torch.allclose(weight, before.unet.conv_in.weight, atol=1e-3)
     assert not torch.allclose(weight, nano.make_unet(5).conv_in.weight, atol=1e-3)
+
+
+def test_it_goes_on_with_the_autoencoder_where_asked(trained, tmp_path):
+    source, folder = trained
+    asked = settings_of(
+        tmp_path, data=(source / "data",), start=str(folder), until="vae", learning_rate=1e-9
+    )
+    run(asked)
+    before = load_base(str(folder), parts=("vae",)).vae.state_dict()
+    after = AutoencoderKL.from_pretrained(asked.out / FOLDERS["vae"] / "vae").state_dict()
+    for name, weight in after.items():  # from where it was: in half precision on disk
+        assert torch.allclose(weight, before[name].float(), atol=2e-3)
+
+
+def test_without_a_base_to_go_on_from_the_autoencoder_is_trained():
+    asked = TrainBase(data=(Path("x"),), out=Path("y"))
+    assert steps_of_vae(asked) == 7000
+    assert steps_of_vae(dataclasses.replace(asked, start="nano")) == 0
+    assert steps_of_vae(dataclasses.replace(asked, start="nano", vae_steps=5)) == 5

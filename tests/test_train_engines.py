@@ -46,7 +46,7 @@ def test_the_unet_is_locked_unless_it_is_unlocked(place, tmp_path):
     control = load_control(tmp_path / "locked" / "controlnet", base)
     assert any(bool(weight.any()) for weight in control.controlnet_mid_block.parameters())
 
-    adapt(place, tmp_path / "open", learning_rate=0.01, unlock=True)
+    adapt(place, tmp_path / "open", learning_rate=0.01, unet="free")
     opened = load_base(str(tmp_path / "open" / "base"))
     assert weights_differ(opened.unet, base.unet)
     assert not weights_differ(opened.vae, base.vae)

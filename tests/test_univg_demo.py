@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -24,8 +25,10 @@ from univg.demo_engine_page import (
     judge,
 )
 from univg.demo_page import TRAITS, _tell_apart
+from univg.demo_pairs import PAIRS
 from univg.distance import Comparison, Estimate
 from univg.errors import UserError
+from univg.manifest import read_rows
 from univg.memorisation import measure_copying
 from univg.modalities import find_modality, modality_names
 from univg.pairs import find_masks, find_pairs
@@ -107,6 +110,22 @@ def test_times_stand_in_one_place(made):
     assert "Masks/s" not in before and "ms a step" not in before
 
 
+def test_pairs_are_exported_in_two_layouts(made):
+    import datasets
+
+    settings, _, text = made
+    (place,) = (settings.out / "engines").iterdir()
+    assert len(read_rows(place / "pairs")) == PAIRS
+    assert all("agreement" in row["scores"] for row in read_rows(place / "pairs"))
+    found = datasets.load_dataset(
+        str(place / "export-hf"), split="train", cache_dir=str(settings.out / "cache")
+    )
+    assert len(found) == PAIRS
+    with tarfile.open(place / "export-webdataset" / "pairs-000000.tar") as tar:
+        assert len(tar.getnames()) == 3 * PAIRS
+    assert f"{PAIRS} pairs, checked and exported" in text
+
+
 def test_engines_are_adapted_and_shown(made):
     settings, _, text = made
     (place,) = (settings.out / "engines").iterdir()
@@ -121,7 +140,7 @@ def test_engines_are_adapted_and_shown(made):
     for name in ("masks-before", "masks-after", "images-before", "images-after"):
         assert len(list((place / "drawn" / name).glob("*.png"))) == DRAWN
     assert "Five shots of an unseen look" in text and "FD-looks" in text
-    assert text.count('class="cases"') == 3
+    assert text.count('class="cases"') == 4
     assert all(words in text for words in PARTS.values())
 
 

@@ -1,15 +1,17 @@
 """`univg train adapt-images`: a ControlNet on a few real pairs (Sec. 3.3).
 
 In: five images with masks, the image engine as base, where there is one a ControlNet to start
-from. Out: `OUT/controlnet` in diffusers' layout; images that it draws, measured against masks and
-shots, in `OUT/report.html`. Also `accelerate launch -m univg.train.adapt_images …`.
+from. Out: `OUT/controlnet` in diffusers' layout, where asked for an adapter of the shots' look
+beside it; images that they draw, measured against masks and shots, in `OUT/report.html`. Also
+`accelerate launch -m univg.train.adapt_images …`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+from annotated_types import Ge, Le
 
 from univg.config import settings
 
@@ -26,6 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-5,
         "turns": "all",
         "report_samples": 8,
+        "unet": "locked",
     },
     "gpu-24gb": {"max_steps": 3000, "batch": 8},
     "laptop": {
@@ -36,6 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warmup_steps": 20,
         "ema": 0.99,
         "report_samples": 10,
+        "unet": "lora",
     },
 }
 
@@ -44,14 +48,19 @@ PRESETS: dict[str, dict[str, Any]] = {
 class AdaptImages(Engine, Shots):
     """Adapt the image engine to a few real pairs with a ControlNet.
 
-    Writes OUT/controlnet and OUT/report.html. The same command goes on after an interruption.
+    Writes OUT/controlnet, where asked for OUT/look.safetensors, and OUT/report.html. The same
+    command goes on after an interruption.
     """
 
     from_: Annotated[str | None, tyro.conf.arg(name="from")] = None
     """ControlNet to start from: a folder, `nano` (the embedded one), or `unet` for a fresh one from
     the UNet as in the paper; default: the embedded one for base nano, else a fresh one."""
-    unlock: bool = False
-    """Train the UNet as well; written to OUT/base."""
+    unet: Literal["locked", "lora", "free"] | None = None
+    """What of the UNet learns beside the ControlNet. locked: nothing, as in the paper, for a base
+    that knows such images; lora: an adapter of how the shots look, written to OUT/look.safetensors;
+    free: all of it, written to OUT/base."""
+    look_dim: Annotated[int, Ge(1), Le(1024)] = 16
+    """Rank of that adapter."""
 
 
 def plan(asked: AdaptImages) -> str:

@@ -26,6 +26,7 @@ FOLDERS: dict[Part, str] = {
     "control": "3-control",
     "decoder": "4-decoder",
 }
+VAE_STEPS = 7_000
 HELD_OUT = 32
 """Pictures of each kind that no part trains on."""
 
@@ -45,14 +46,14 @@ class TrainBase:
     out: Path
     """Run folder; new, empty, or of the same run, which then goes on."""
     start: str | None = None
-    """A base to go on from instead of fresh networks; its autoencoder stays as it is until the
-    decoder's turn."""
+    """A base to go on from instead of fresh networks; its autoencoder stays as it is where
+    --vae-steps does not say how long to go on with it."""
     until: Part = "decoder"
     """Last part to train."""
     seed: Annotated[int, Ge(0), Le(2**63 - 1)] = 0
     """Seed of weights, order, noise."""
-    vae_steps: Annotated[int, Ge(1)] = 7_000
-    """Steps of the autoencoder."""
+    vae_steps: Annotated[int, Ge(0)] | None = None
+    """Steps of the autoencoder; default: 7000, with --start none."""
     vae_batch: Annotated[int, Ge(1)] = 8
     """Crops a step."""
     crop_px: Annotated[int, Ge(32), Le(256)] = 128
@@ -78,7 +79,7 @@ class TrainBase:
 def plan(asked: TrainBase) -> str:
     """Return what a run would do."""
     return (
-        f"Trains autoencoder ({asked.vae_steps} steps), UNet with text encoder "
+        f"Trains autoencoder ({steps_of_vae(asked)} steps), UNet with text encoder "
         f"({asked.unet_steps}), ControlNet ({asked.control_steps}), decoder "
         f"({asked.decoder_steps}) up to `{asked.until}`; writes {asked.out}/base and a run folder "
         "a part."
@@ -94,7 +95,7 @@ def run(asked: TrainBase) -> Path:
         parts = Parts(asked)
         claim_folder(asked.out, parts.identity())
         for part in FOLDERS:
-            if not parts.is_done(part) and not (part == "vae" and asked.start):
+            if not parts.is_done(part) and not (part == "vae" and not steps_of_vae(asked)):
                 getattr(parts, f"train_{part}")()
             if part == asked.until:
                 break
@@ -102,10 +103,17 @@ def run(asked: TrainBase) -> Path:
     return parts.folder
 
 
+def steps_of_vae(asked: TrainBase) -> int:
+    """Return how long the autoencoder is trained."""
+    if asked.vae_steps is None:
+        return 0 if asked.start else VAE_STEPS
+    return asked.vae_steps
+
+
 def loop_settings(asked: TrainBase, part: Part) -> Training:
     """Return what the loop is told for one part."""
     values: dict[Part, dict[str, Any]] = {
-        "vae": {"max_steps": asked.vae_steps, "batch": asked.vae_batch, "ema": 0.999},
+        "vae": {"max_steps": steps_of_vae(asked), "batch": asked.vae_batch, "ema": 0.999},
         "unet": {"max_steps": asked.unet_steps, "batch": asked.unet_batch, "ema": 0.9995},
         "control": {"max_steps": asked.control_steps, "batch": asked.control_batch, "ema": 0.999},
         "decoder": {"max_steps": asked.decoder_steps, "batch": asked.vae_batch, "ema": 0.999},

@@ -28,6 +28,7 @@ from univg.sd import (
     save_base,
     save_control,
 )
+from univg.sd_compute import set_attention
 
 from . import nano
 from .base import FOLDERS, HELD_OUT, Part, TrainBase, loop_settings
@@ -88,8 +89,11 @@ class Parts:
 
     def train_vae(self) -> None:
         """Train the autoencoder."""
-        vae = nano.make_vae(self.asked.seed).requires_grad_(True)
-        self._train(self._vae_task("vae", vae), "vae")
+        if self.asked.start:
+            vae = load_base(self.asked.start, parts=("vae",)).vae
+        else:
+            vae = nano.make_vae(self.asked.seed)
+        self._train(self._vae_task("vae", vae.requires_grad_(True)), "vae")
 
     def train_decoder(self) -> None:
         """Train the decoder alone, longer; the latents stay what the UNet knows."""
@@ -125,6 +129,7 @@ class Parts:
     def train_unet(self) -> None:
         """Train UNet and text encoder together on latents."""
         base = self._fresh_base()
+        set_attention(base.unet, "auto")
         (masks, held_masks), (images, held_images) = self.masks, self.images
         drawn = [picture for picture in images if picture.mask_path is not None]
         photographed = [picture for picture in images if picture.mask_path is None]
@@ -155,10 +160,12 @@ class Parts:
     def train_control(self) -> None:
         """Train the ControlNet on pairs, the UNet locked."""
         base = load_base(str(self.place("unet") / "base"))
+        set_attention(base.unet, "auto")
         if self.asked.start:
             control = load_control(self.asked.start, base)
         else:
             control = make_control(base.unet, seed=self.asked.seed)
+        set_attention(control, "auto")
         pairs = [picture for picture in self.images[0] if picture.mask_path is not None]
         held_out = [picture for picture in self.images[1] if picture.mask_path is not None]
         cache = self._fill_cache(base, [*pairs, *held_out])
@@ -183,7 +190,10 @@ class Parts:
 
     def _fresh_base(self) -> Base:
         if self.asked.start:
-            return load_base(self.asked.start)
+            base = load_base(self.asked.start)
+            if self.is_done("vae"):
+                base.vae = self.load_vae()
+            return base
         seed = self.asked.seed
         tokenizer = nano.make_tokenizer(all_words(), self.place("unet") / "tokenizer")
         unet = nano.make_unet(seed)

@@ -13,6 +13,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import ProjectConfiguration
 
+from univg.sd_compute import choose_precision
+
 from .options import Training
 
 
@@ -59,17 +61,3 @@ def set_randomness(states: torch.Tensor) -> None:
     torch.set_rng_state(states[:size].clone())
     if torch.cuda.is_available() and len(states) > size:
         torch.cuda.set_rng_state(states[size:].clone())
-
-
-def choose_precision(asked: str) -> str:
-    """Return the mixed precision to use: no, bf16 or fp16."""
-    if asked != "auto":
-        return asked
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    return "bf16" if torch.backends.mps.is_available() or _cpu_has_bf16() else "no"
-
-
-def _cpu_has_bf16() -> bool:
-    """Whether bf16 is computed by the processor itself; emulated, it is slower than float32."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

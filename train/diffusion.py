@@ -100,7 +100,7 @@ class DenoisingLoss(torch.nn.Module):
     """A UNet, where wanted with its text encoder, a ControlNet or an adapter, and its loss.
 
     Batches hold latent, noise, timestep, and `text` (embeddings) or `tokens` (for the text
-    encoder); with a ControlNet also `control`, the mask (B, 3, H, W) in 0 to 1.
+    encoder); with a ControlNet also `control`, the mask (B, 1, H, W), 0 and 1.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class DenoisingLoss(torch.nn.Module):
             noisy,
             batch["timestep"],
             encoder_hidden_states=text,
-            controlnet_cond=batch["control"],
+            controlnet_cond=batch["control"].to(noisy.dtype).expand(-1, 3, -1, -1),
             return_dict=False,
         )
         return {

@@ -7,14 +7,15 @@ the same noise, so that one preview can be held beside the next.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from univg.agreement import measure_agreement
 from univg.resize import Fit
-from univg.sd import Base, build_pipeline
+from univg.sd import Base
+from univg.sd_sample import GUIDANCE, STEPS, Sampler, Sampling
 from univg.seeds import seed_for
 
 from .pictures import TURNS, Picture, load_mask, load_picture, turn
@@ -23,10 +24,8 @@ from .task import Preview
 if TYPE_CHECKING:
     from diffusers import ControlNetModel
 
-STEPS = 20
 GAUGE_COUNT, GAUGE_STEPS = 4, 10
 """Pictures and steps of a look at how well masks are followed: rough, but cheap."""
-GUIDANCE = 2.0
 
 
 def draw_samples(
@@ -118,20 +117,16 @@ def sample_pictures(
     batch: int = 8,
 ) -> list[Preview]:
     """Return one picture (S, S, 3) a prompt; each depends on its number and `seed` alone."""
-    pipeline: Any = build_pipeline(base, control)
+    side = size_px or base.native_px
+    sampler = Sampler(
+        base,
+        control,
+        sampling=Sampling(steps=steps, guidance=guidance, control_strength=strength),
+        size_px=(side, side),
+    )
     pictures: list[Preview] = []
     for start in range(0, len(prompts), batch):
-        part = list(prompts[start : start + batch])
-        generators = [
-            torch.Generator().manual_seed(seed_for(seed, "draw", start + number))
-            for number in range(len(part))
-        ]
-        options: dict[str, Any] = {"generator": generators, "guidance_scale": guidance}
-        options["height"] = options["width"] = size_px or base.native_px
-        if control is not None:
-            planes = [mask.astype(np.float32) for mask in masks[start : start + batch]]
-            options["image"] = torch.from_numpy(np.stack(planes))[:, None].repeat(1, 3, 1, 1)
-            options["controlnet_conditioning_scale"] = strength
-        found = pipeline(prompt=part, num_inference_steps=steps, output_type="np", **options).images
-        pictures += [(picture * 255).round().astype(np.uint8) for picture in found]
+        part = prompts[start : start + batch]
+        seeds = [seed_for(seed, "draw", start + number) for number in range(len(part))]
+        pictures += list(sampler.draw(part, seeds, masks[start : start + batch]))
     return pictures

@@ -121,6 +121,5 @@ class EngineTask(Task):
 
 
 def control_of(mask: np.ndarray) -> torch.Tensor:
-    """Return a bool mask (H, W) as a ControlNet takes it: (3, H, W) in 0 to 1."""
-    plane = torch.from_numpy(mask.astype(np.float32))
-    return plane.expand(3, *plane.shape).clone()
+    """Return a bool mask (H, W) as one plane of bytes; the loss makes of it what it needs."""
+    return torch.from_numpy(mask.astype(np.uint8))[None]

@@ -17,7 +17,15 @@ import torch
 from univg.errors import UserError
 from univg.files import sha256_hex, sha256_of_file
 from univg.modalities import Modality, find_modality
-from univg.sd import inspect_base, load_control, make_control, save_base, save_control
+from univg.sd import (
+    inspect_base,
+    load_control,
+    make_control,
+    quiet,
+    save_base,
+    save_control,
+)
+from univg.sd_adapter import SAMPLING_STRENGTH
 
 from .adapt_images import AdaptImages
 from .adapt_masks import AdaptMasks
@@ -25,6 +33,7 @@ from .adapter_commands import parse_adapter
 from .adapters import LORA, Adapter, AdapterSpec, attach, load_adapter
 from .diffusion import DenoisingLoss, NoiseOptions, NoiseSchedule
 from .drawing import SteeringGauge, draw_samples, draw_steered
+from .engine_cards import CONTROL, OWN_BASE, write_engine
 from .engine_task import EngineTask
 from .folds import choose_steps
 from .images import TrainImages
@@ -33,7 +42,7 @@ from .masks import TrainMasks
 from .options import TURNS, Engine, Shots
 from .pictures import Kind, Picture, list_pictures_of
 from .report import report_images, report_masks, report_pretraining
-from .session import Session, open_session, run_loop
+from .session import Session, open_session, prepare_network, run_loop
 from .shots import Shot, list_shot_pictures, read_shots
 
 if TYPE_CHECKING:
@@ -43,6 +52,10 @@ ANY_MASK, ANY_IMAGE = "mask of vessels", "vessel image"
 """Prompts where no modality is named."""
 HELD_OUT_SHARE, HELD_OUT_MOST = 20, 16
 PREVIEW_PICTURES = 6
+LOOK_NAME = "look.safetensors"
+LOOK_GAIN = 4
+"""alpha over rank of the adapter of the look: it starts from nothing, the ControlNet does not, and
+both have one learning rate."""
 
 
 def train_masks(asked: TrainMasks) -> Outcome:
@@ -62,8 +75,11 @@ def train_masks(asked: TrainMasks) -> Outcome:
         groups, held_out = _hold_out(pictures)
         task = _make_task(session, "masks", groups, held_out, adapter=adapter, saver=save)
         outcome = run_loop(session, task)
+        prompts = _prompts_of(pictures)
+        file = session.out / "adapter.safetensors"
+        write_engine(session, "masks", prompts[0], [(file, SAMPLING_STRENGTH)])
         if session.is_first and asked.report_samples:
-            report_pretraining(session, outcome, _prompts_of(pictures), "Mask engine")
+            report_pretraining(session, outcome, prompts, "Mask engine")
         return outcome
 
 
@@ -116,8 +132,11 @@ def adapt_masks(asked: AdaptMasks) -> Outcome:
 
         task = _make_task(session, "adapt-masks", [trained], held_out, adapter=adapter, saver=save)
         outcome = run_loop(session, task)
-        if session.is_first and asked.report_samples:
-            report_masks(session, outcome, adapter, shots, prompt)
+        own = (session.out / "adapter.safetensors", asked.strength)
+        masks = [shot.mask for shot in shots]
+        card = write_engine(session, "masks", prompt, [*under, own], shots=masks)
+        if card is not None and asked.report_samples:
+            report_masks(session, outcome, adapter, shots, prompt, card.cut)
         return outcome
 
 
@@ -135,20 +154,42 @@ def adapt_images(asked: AdaptImages) -> Outcome:
     with open_session(asked, "adapt-images", data) as session:
         control = _first_control(session, asked)
         control.requires_grad_(True)
-        session.base.unet.requires_grad_(asked.unlock)
+        prepare_network(control, asked)
+        session.base.unet.requires_grad_(asked.unet == "free")
+        look = _look_adapter(session, asked) if asked.unet == "lora" else None
 
         def save(folder: Path) -> list[Path]:
-            save_control(control, folder / "controlnet", half=False)
-            if not asked.unlock:
-                return [folder / "controlnet"]
-            save_base(session.base, folder / "base", half=False)
-            return [folder / "controlnet", folder / "base"]
+            files = [folder / CONTROL]
+            save_control(control, files[0], half=False)
+            if look is not None:
+                files.append(folder / LOOK_NAME)
+                look.save(files[1], session.base)
+            if asked.unet == "free":
+                files.append(folder / OWN_BASE)
+                save_base(session.base, files[1], half=False)
+            return files
 
-        task = _make_task(session, "adapt-images", [trained], held_out, control=control, saver=save)
+        task = _make_task(
+            session, "adapt-images", [trained], held_out, adapter=look, control=control, saver=save
+        )
         outcome = run_loop(session, task)
+        write_engine(
+            session, "images", prompt, [] if look is None else [(session.out / LOOK_NAME, 1.0)],
+            control=CONTROL, own_base=asked.unet == "free",
+        )  # fmt: skip
         if session.is_first and asked.report_samples:
             report_images(session, outcome, control, shots, prompt)
         return outcome
+
+
+def _look_adapter(session: Session, asked: AdaptImages) -> Adapter:
+    """Return a fresh adapter on all layers: colour and texture sit in the convolutions."""
+    dim = asked.look_dim
+    spec = AdapterSpec(
+        kind="lora", dim=dim, alpha=LOOK_GAIN * dim, conv_dim=dim, conv_alpha=LOOK_GAIN * dim,
+        targets="all",
+    )  # fmt: skip
+    return attach(session.base.unet, spec, asked.seed)
 
 
 def check_engine(asked: Engine) -> None:
@@ -197,6 +238,7 @@ def _make_task(
     schedule = NoiseSchedule(base.scheduler, options)
     base.scheduler = schedule.sampler  # previews, report and saved base follow what is trained
     module = DenoisingLoss(base.unet, schedule, control=control, adapter=adapter)
+    session.halve_frozen()
     prompts = _prompts_of(pictures)
     layout: dict[str, Any] = {"size_px": session.size_px, "fit": asked.fit}
 
@@ -294,4 +336,5 @@ def _first_control(session: Session, asked: AdaptImages) -> ControlNetModel:
     if start == "unet":
         base = session.base
         return make_control(base.unet, vae_factor=base.vae_factor, seed=asked.seed)
-    return load_control(start, session.base).to(torch.float32)
+    with quiet():
+        return load_control(start, session.base).to(torch.float32)

@@ -25,11 +25,11 @@ def make_optimizer(
     rate = asked.learning_rate
     assert rate is not None
     if asked.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=rate)
+        return torch.optim.Adam(parameters, lr=rate, fused=True)
     decay = asked.weight_decay or 0.0
     if asked.optimizer == "adamw8bit":
         return _eight_bit(parameters, rate, decay)
-    return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
 
 
 def _eight_bit(
@@ -64,4 +64,4 @@ def make_average(asked: Training, parameters: Sequence[torch.nn.Parameter]) -> E
     """Return the moving average of `parameters`, or None where none is asked for."""
     if not asked.ema:
         return None
-    return EMAModel(parameters, decay=asked.ema, use_ema_warmup=True, power=0.75)
+    return EMAModel(parameters, decay=asked.ema, use_ema_warmup=True, power=0.75, foreach=True)

@@ -60,8 +60,9 @@ class Training:
     """Decay of the moving average of the weights, which is then what is saved; 0: none."""
     precision: Precision = "auto"
     """Mixed precision; auto: bf16 where the processor or GPU computes it, else none."""
-    attention: Literal["sdpa", "xformers"] = "sdpa"
-    """Attention kernels; xformers needs that package and a GPU."""
+    attention: Literal["auto", "sdpa", "plain", "xformers"] = "auto"
+    """Attention kernels; auto: sdpa, for small pictures on a CPU plain matrix products, which are
+    faster there; xformers needs that package and a GPU."""
     compile: bool = False
     """Compile the network with torch.compile."""
     channels_last: bool | None = None

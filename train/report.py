@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from univg.agreement import measure_agreement
+from univg.binarise import Cut, cut_mask
 from univg.files import make_folder, write_atomic
 from univg.images import encode_image
 from univg.masks import BoolMask, encode_mask
@@ -56,7 +57,12 @@ CURVES: tuple[tuple[dict[str, str], str], ...] = (
 
 
 def report_masks(
-    session: Session, outcome: Outcome, adapter: Adapter, shots: Sequence[Shot], prompt: str
+    session: Session,
+    outcome: Outcome,
+    adapter: Adapter,
+    shots: Sequence[Shot],
+    prompt: str,
+    cut: Cut,
 ) -> None:
     """Draw masks with the adapter, measure them, write the page."""
     asked = session.asked
@@ -68,7 +74,7 @@ def report_masks(
         seed=asked.seed,
         size_px=session.size_px,
     )
-    masks = [binarize(picture) for picture in drawn]
+    masks = [cut_mask(picture, cut) for picture in drawn]
     folder = make_folder(session.out / DRAWN / "masks")
     for number, mask in enumerate(masks):
         write_atomic(folder / f"{number:06d}.png", encode_mask(mask))
@@ -157,12 +163,6 @@ def report_pretraining(
     section.pictures(drawn[:SHOWN], "drawn pictures", "Drawn pictures.")
     _show_course(page, session)
     page.write(session.out / "report.html")
-
-
-def binarize(picture: npt.NDArray[np.uint8]) -> BoolMask:
-    """Return a drawn mask (H, W, 3) as bool (H, W): above half."""
-    mask: BoolMask = picture.mean(axis=2) > 127.5
-    return mask
 
 
 def as_grey(mask: BoolMask) -> npt.NDArray[np.uint8]:

@@ -30,6 +30,7 @@ from .options import Engine, Training
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
+    from diffusers import ControlNetModel, UNet2DConditionModel
 
     from univg.sd import Base
 
@@ -105,6 +106,20 @@ class Session:
         with bar as progress:
             return cache.prepare(pictures, turns, progress=progress, skip_bad=skip_bad)
 
+    def halve_frozen(self) -> None:
+        """On a GPU keep a UNet that does not move in the precision that is computed in."""
+        import torch
+
+        from univg.sd import quiet
+
+        halves = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        dtype = halves.get(self.accelerator.mixed_precision)
+        unet = self.base.unet
+        moves = any(weight.requires_grad for weight in unet.parameters())
+        if dtype is not None and not moves and self.accelerator.device.type == "cuda":
+            with quiet():
+                unet.to(dtype)
+
     def embed(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
         """Return the embedding of each prompt and of the empty one."""
         from .latents import PromptCache
@@ -144,7 +159,7 @@ def open_session(
                 f"--size-px {size_px} does not fit base {base.name}: take a multiple of "
                 f"{8 * base.vae_factor}"
             )
-        prepare_unet(base, asked)
+        prepare_network(base.unet, asked)
         session = Session(asked, accelerator, base, size_px)
         if session.is_first:
             write_environment(session)
@@ -189,23 +204,14 @@ def _has(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def prepare_unet(base: Base, asked: Training) -> None:
-    """Set attention, memory layout and checkpointing of the UNet as asked."""
-    import torch
+def prepare_network(network: UNet2DConditionModel | ControlNetModel, asked: Training) -> None:
+    """Set attention, memory layout and checkpointing of a network as asked."""
+    from univg.sd_compute import set_attention, set_layout
 
-    unet = base.unet
-    if asked.attention == "xformers":
-        try:
-            unet.enable_xformers_memory_efficient_attention()
-        except (ImportError, ValueError, NotImplementedError, RuntimeError) as error:
-            raise UserError(
-                f"--attention xformers does not work here ({' '.join(str(error).split())[:120]}); "
-                "take --attention sdpa"
-            ) from error
-    if asked.channels_last or (asked.channels_last is None and torch.cuda.is_available()):
-        unet.to(memory_format=torch.channels_last)
+    set_attention(network, asked.attention)
+    set_layout(network, asked.channels_last)
     if asked.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
+        network.enable_gradient_checkpointing()
 
 
 def run_loop(session: Session, task: EngineTask) -> Outcome:

@@ -26,6 +26,8 @@ SQUARE_WEIGHT = 2.0
 EDGE_WEIGHT = 1.0
 DENSE_SHARE = 0.6
 """Share of masks that are shrunk first: masks of large pictures are dense when they come to 256."""
+OVERLAY_SHARE = 0.5
+"""Share of the shrunk masks that are laid over another, for denser vessels yet."""
 
 
 class VaeLoss(torch.nn.Module):
@@ -95,15 +97,19 @@ class VaeTask(Task):
         picture = pictures[(item // 2) % len(pictures)]
         pixels = load_picture(picture, self.size_px, "crop")
         if picture.kind == "mask" and rng.random() < DENSE_SHARE:
-            pixels = self._shrink(pixels, rng)
+            pixels = self._make_dense(pixels, rng)
         pixels = turn(pixels, int(rng.integers(8)))
         top, left = rng.integers(0, len(pixels) - self.crop_px + 1, 2)
         crop = pixels[top : top + self.crop_px, left : left + self.crop_px]
         return self._sample(np.ascontiguousarray(crop), rng)
 
-    def _shrink(self, pixels: Preview, rng: np.random.Generator) -> Preview:
+    def _make_dense(self, pixels: Preview, rng: np.random.Generator) -> Preview:
         side = int(rng.integers(self.crop_px, self.size_px + 1))
         mask = resize_to(pixels[..., 0] > 127, (side, side))
+        if rng.random() < OVERLAY_SHARE:
+            other = self.masks[int(rng.integers(len(self.masks)))]
+            pixels = turn(load_picture(other, self.size_px, "crop"), int(rng.integers(8)))
+            mask = mask | resize_to(pixels[..., 0] > 127, (side, side))
         return np.repeat((mask.astype(np.uint8) * 255)[..., None], 3, axis=2)
 
     def load_check(self, number: int) -> Sample:

@@ -59,9 +59,23 @@ COMMANDS: dict[str, Command] = {
     "train adapt-images": Command(
         "univg.train.adapt_images", "AdaptImages", "ControlNet on a few real pairs"
     ),
+    "generate masks": Command(
+        "univg.generate.masks", "Masks", "vessel masks by a trained engine, or grown"
+    ),
     "generate images": Command(
         "univg.generate.images", "Images", "an image for each mask: labelled pairs"
     ),
+    "generate check": Command(
+        "univg.generate.gate_command", "Check", "measure pairs, find copies, keep the good ones"
+    ),
+    "generate pairs": Command(
+        "univg.generate.pairs", "Pairs", "masks, then an image for each, in one go"
+    ),
+    "generate one": Command(
+        "univg.generate.one", "One", "make one item of a run again, and compare"
+    ),
+    "generate merge": Command("univg.generate.merge", "Merge", "join the shards of a run"),
+    "export": Command("univg.generate.export", "Export", "pairs as the next tool reads them"),
     "adapter convert": Command(
         "univg.train.adapter_commands", "Convert", "a LoRA file in another layout", "run_convert"
     ),
@@ -74,7 +88,7 @@ COMMANDS: dict[str, Command] = {
     "demo": Command("univg.demo", "Demo", "masks and adapted engines, measured, as one page"),
 }
 
-LATER = ("export", "segment", "run")
+LATER = ("segment", "run")
 """Places in the scheme that a later version fills."""
 
 GROUPS = {

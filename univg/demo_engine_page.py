@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from univg.demo_pair_page import add_pairs
 from univg.demo_traits import TRAITS, show_spread
 from univg.images import ImageArray, list_pictures, read_image
 from univg.masks import read_mask
@@ -20,6 +21,7 @@ from univg.report import GreyImage, Page, Section, shrink_mask
 
 if TYPE_CHECKING:
     from univg.demo_figures import ImageFigures, MaskFigures
+    from univg.demo_pairs import PairFacts
     from univg.distance import Comparison, Estimate
     from univg.memorisation import Copying
 
@@ -38,6 +40,7 @@ PARTS = {
     "image-engine": "ControlNet, image engine",
     "images-after": "Images drawn after",
     "measuring": "Measuring",
+    "export": "60 pairs: masks, images, gate, two exports",
 }
 
 
@@ -57,6 +60,7 @@ class EngineFacts:
     times: Mapping[str, Any]
     """Seconds, by part."""
     commands: tuple[str, ...]
+    pairs: PairFacts
 
     @property
     def card(self) -> Modality:
@@ -72,6 +76,7 @@ def add_engines(page: Page, engines: EngineFacts | str) -> None:
     _add_shots(page, engines)
     _add_masks(page, engines)
     _add_images(page, engines)
+    add_pairs(page, engines.pairs)
 
 
 def add_engine_commands(section: Section, engines: EngineFacts | str) -> None:

@@ -71,6 +71,7 @@ def make_engines(out: Path, wanted: Wanted) -> EngineFacts:
     """Adapt both engines, draw before and after, measure; go on where an earlier call stopped."""
     from univg.demo_engine_page import EngineFacts
     from univg.demo_figures import measure_images, measure_masks
+    from univg.demo_pairs import make_demo_pairs
 
     identity = describe(wanted)
     name = sha256_hex(json.dumps(identity, sort_keys=True).encode())[:12]
@@ -86,6 +87,9 @@ def make_engines(out: Path, wanted: Wanted) -> EngineFacts:
     draw_images(place, wanted, "images-after", size_px)
     with timed(place, "measuring"):
         masks, images = measure_masks(place, wanted.workers), measure_images(place)
+    _say("drawing, checking and exporting pairs")
+    with timed(place, "export"):
+        pairs = make_demo_pairs(place, str(CARD), wanted.seed, wanted.workers)
     return EngineFacts(
         base=wanted.base,
         place=place,
@@ -97,6 +101,7 @@ def make_engines(out: Path, wanted: Wanted) -> EngineFacts:
         steps={"mask-engine": wanted.mask_steps, "image-engine": wanted.image_steps},
         times=read_times(place),
         commands=tuple(list_commands(place, wanted, size_px)),
+        pairs=pairs,
     )
 
 
@@ -155,19 +160,23 @@ def draw_masks(place: Path, wanted: Wanted, name: str, size_px: int) -> None:
     """Draw masks with the base and, if its file is there, the adapter."""
     if _is_whole(place, name, wanted.drawn):
         return
+    from univg.binarise import Cut, cut_mask
     from univg.masks import encode_mask
-    from univg.sd_adapter import load_adapter
+    from univg.sd_engine import load_engine, read_card
     from univg.train.drawing import sample_pictures
-    from univg.train.report import binarize
 
     _say(f"drawing {wanted.drawn} {name.replace('-', ' ')} adaptation")
     with timed(place, name):
-        base = _load_base(wanted.base)
+        cut = Cut()
         if name == "masks-after":
-            load_adapter(place / "mask-engine" / "adapter.safetensors", base, STRENGTH)
+            base, _, card = load_engine(read_card(place / "mask-engine", "masks"))
+            cut = card.cut
+            base.to(_device())
+        else:
+            base = _load_base(wanted.base)
         prompts = [find_modality(str(CARD)).mask_prompt] * wanted.drawn
         drawn = sample_pictures(base, prompts, seed=wanted.seed, size_px=size_px)
-        _write(place, name, [encode_mask(binarize(picture)) for picture in drawn])
+        _write(place, name, [encode_mask(cut_mask(picture, cut)) for picture in drawn])
 
 
 def draw_images(place: Path, wanted: Wanted, name: str, size_px: int) -> None:
@@ -180,13 +189,14 @@ def draw_images(place: Path, wanted: Wanted, name: str, size_px: int) -> None:
 
     _say(f"drawing {wanted.drawn} {name.replace('-', ' ')} adaptation")
     with timed(place, name):
-        base = _load_base(wanted.base)
         start = find_start(wanted.base)
         if name == "images-after":
-            control = load_control(place / "image-engine" / "controlnet", base)
+            base, control = _load_adapted(place)
         elif start == "unet":
+            base = _load_base(wanted.base)
             control = make_control(base.unet, vae_factor=base.vae_factor, seed=wanted.seed)
         else:
+            base = _load_base(wanted.base)
             control = load_control(start, base)
         prompts = [find_modality(str(CARD)).image_prompt] * wanted.drawn
         drawn = sample_pictures(
@@ -211,11 +221,23 @@ def read_masks(folder: Path) -> list[BoolMask]:
 
 
 def _load_base(name: str) -> Base:
-    import torch
-
     from univg.sd import load_base
 
-    return load_base(name).to("cuda" if torch.cuda.is_available() else "cpu")
+    return load_base(name).to(_device())
+
+
+def _load_adapted(place: Path) -> tuple[Base, Any]:
+    from univg.sd_engine import load_engine, read_card
+
+    base, control, _ = load_engine(read_card(place / "image-engine", "images"))
+    assert control is not None
+    return base.to(_device()), control.to(_device())
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _is_whole(place: Path, name: str, count: int) -> bool:
@@ -303,6 +325,25 @@ def _say(text: str) -> None:
     print(f"Engines: {text}", flush=True)  # noqa: T201
 
 
+def list_pair_commands(seed: int) -> list[str]:
+    """Return the commands that made, checked and exported the pairs."""
+    from univg.demo_pairs import COMPOSITES, LAYOUTS, PAIRS
+
+    start = "univg generate images --masks masks-for-pairs --modality card.yaml"
+    exports = [
+        f"univg export pairs export-{layout} --to {layout} --shard-size {PAIRS}"
+        for layout in LAYOUTS
+    ]
+    return [
+        "univg generate masks --engine-dir mask-engine --modality card.yaml "
+        f"--count {PAIRS} --seed {seed} --out masks-for-pairs",
+        f"{start} --engine-dir image-engine --seed {seed} --out pairs",
+        f"{start} --shots shots --count {COMPOSITES} --seed {seed} --out composites",
+        "univg generate check --pairs pairs --shots shots",
+        *exports,
+    ]
+
+
 def list_commands(place: Path, wanted: Wanted, size_px: int) -> list[str]:
     """Return the commands that did it; where they find it done, they say so and leave it."""
     card, seed, count = find_modality(str(CARD)), wanted.seed, SHOTS + wanted.drawn + REFERENCE
@@ -323,4 +364,5 @@ def list_commands(place: Path, wanted: Wanted, size_px: int) -> list[str]:
         f"--max-steps {wanted.image_steps}{start} --out image-engine",
         "univg sca score --real reference --floor targets --synth drawn/masks-after "
         f"--size {size_px}",
+        *list_pair_commands(seed),
     ]

@@ -12,14 +12,18 @@ import errno
 import hashlib
 import itertools
 import os
+import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from univg.errors import UserError
 
 TEMPORARY_PREFIX = ".univg-tmp-"
 _numbers = itertools.count()
+_machine = secrets.token_hex(3)
+"""Process numbers repeat on other machines that write to the same disk."""
 
 
 class DiskFullError(UserError):
@@ -48,10 +52,7 @@ def write_all_atomic(files: Mapping[Path, bytes]) -> None:
     All are written before the first is flushed: the disk then takes them together, which is much
     faster than one by one. If one fails, none of those not yet in place appears.
     """
-    # Short names: the final one may be as long as the system allows.
-    temporaries = {
-        path: path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{next(_numbers)}") for path in files
-    }
+    temporaries = {path: _temporary(path) for path in files}
     current = next(iter(files), Path())
     try:
         for current, data in files.items():
@@ -65,6 +66,28 @@ def write_all_atomic(files: Mapping[Path, bytes]) -> None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
         raise explain_os_error(error, current) from error
+
+
+@contextlib.contextmanager
+def open_atomic(path: Path) -> Iterator[BinaryIO]:
+    """Open `path` to be written piece by piece; it appears whole at the end, or not at all."""
+    temporary = _temporary(path)
+    try:
+        with temporary.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    """Return a name beside `path`, a short one: the final may be as long as the system allows."""
+    return path.with_name(f"{TEMPORARY_PREFIX}{_machine}-{os.getpid()}-{next(_numbers)}")
 
 
 def _flush(path: Path) -> None:

@@ -27,7 +27,10 @@ from univg.files import TEMPORARY_PREFIX
 ImageArray = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 PICTURE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm"}
+    {
+        *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".bmp", ".webp"),
+        *(".ppm", ".pgm", ".pbm", ".pnm"),
+    }
 )
 MAX_PIXELS = 2**26
 """Larger pictures are refused: 8192 × 8192, five times the largest public vessel image."""

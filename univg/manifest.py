@@ -158,15 +158,17 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path, *, shared: bool = False) -> Iterator[None]:
     """Keep a second run out of `folder`; the lock goes with the process, however it ends.
+
+    A `shared` one only keeps out those that want it for themselves.
 
     To be taken before `claim_folder` and before anything is tidied up. Where folders cannot be
     locked (Windows), a file in it is; disks without locks get none.
     """
     with contextlib.ExitStack() as stack:
         try:
-            _lock(folder, stack)
+            _lock(folder, stack, shared)
         except BlockingIOError as error:
             raise ResumeError(
                 f"{folder}: another run is writing here; wait for it, or choose another folder"
@@ -177,11 +179,13 @@ def lock_folder(folder: Path) -> Iterator[None]:
         yield
 
 
-def _lock(folder: Path, stack: contextlib.ExitStack) -> None:
+def _lock(folder: Path, stack: contextlib.ExitStack, shared: bool) -> None:
     """Lock until `stack` closes; BlockingIOError if another process has the lock."""
     if sys.platform == "win32":
         import msvcrt
 
+        if shared:  # there are none; each part of a run has a lock of its own
+            return
         stream = stack.enter_context((folder / LOCK_NAME).open("ab"))
         try:
             msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
@@ -192,7 +196,8 @@ def _lock(folder: Path, stack: contextlib.ExitStack) -> None:
 
         descriptor = os.open(folder, os.O_RDONLY)
         stack.callback(os.close, descriptor)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
 
 
 def describe_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -1,0 +1,138 @@
+"""Image–mask pairs drawn by an adapted Stable Diffusion with a ControlNet.
+
+In: an engine (base, adapters, ControlNet, prompt), masks, a seed. Out: a maker for
+`univg.run_folder`. Pictures are drawn in blocks of equal shape, filled up where a block is not
+whole: the processor's matrix products round by the shape of a batch, never by what else is in it,
+so a pair comes out the same whatever is drawn beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from univg.masks import BoolMask
+from univg.sd_engine import EngineCard, load_engine
+from univg.sd_sample import Compute, Sampler, Sampling, choose_device
+from univg.seeds import seed_for
+
+from .image_makers import Drawn, ImageMaker
+
+CPU_BLOCK = 4
+GPU_BLOCK = 8
+
+
+@dataclass(kw_only=True)
+class Engine:
+    """An engine and how to draw with it; loaded once in each process."""
+
+    card: EngineCard
+    sampling: Sampling
+    compute: Compute
+    size_px: tuple[int, int]
+    block: int
+    sampler: Sampler | None = field(default=None, compare=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "sampler": None}
+
+    def load(self) -> Sampler:
+        """Return the sampler, loaded."""
+        if self.sampler is None:
+            base, control, self.card = load_engine(self.card)
+            self.sampler = Sampler(
+                base, control, sampling=self.sampling, compute=self.compute, size_px=self.size_px
+            )
+        return self.sampler
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the pictures; the block only where it does."""
+        self.load()
+        return {**self.card.provenance(), **self.parameters()}
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what a row says of how it was drawn."""
+        assert self.sampler is not None
+        sampling = self.sampling
+        return {
+            "steps": sampling.steps,
+            "scheduler": sampling.scheduler,
+            "guidance": sampling.guidance,
+            "control_strength": sampling.control_strength,
+            "prompt": self.card.prompt,
+            "negative_prompt": sampling.negative_prompt,
+            "precision": str(self.sampler.dtype).removeprefix("torch."),
+            "drawn_px": list(self.size_px),
+        }
+
+    def draw(
+        self, places: Sequence[int], seeds: Sequence[int], masks: Sequence[BoolMask] = ()
+    ) -> npt.NDArray[np.uint8]:
+        """Return a picture for each of `places` in a block of `self.block`."""
+        sampler, count = self.load(), self.block
+        filled = list(range(count))
+        for number, place in enumerate(places):
+            filled[place] = number
+        # An empty place repeats the first picture; what is in it changes no other.
+        chosen = [filled[place] if place in places else 0 for place in range(count)]
+        drawn = sampler.draw(
+            [self.card.prompt] * count,
+            [seeds[k] for k in chosen],
+            [masks[k] for k in chosen] if len(masks) else (),
+        )
+        return drawn[list(places)]
+
+
+def choose_block(batch: int | None, device: str) -> int:
+    """Return how many pictures are drawn together: fixed on a CPU, as asked on a GPU."""
+    if choose_device(device) == "cpu":
+        return CPU_BLOCK
+    return batch or GPU_BLOCK
+
+
+@dataclass(kw_only=True)
+class DiffusionMaker(ImageMaker):
+    """Draws images for masks with a ControlNet."""
+
+    engine = "diffusion"
+    with_engine: Engine
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.block = self.with_engine.block
+
+    def settings(self) -> dict[str, Any]:
+        """Return the engine and how it is used."""
+        return {"diffusion": self.with_engine.identity()}
+
+    @property
+    def stage(self) -> str:
+        """Name under which this run's seeds are drawn."""
+        return f"generate/diffusion/{self.modality_name}"
+
+    def prepare(self) -> None:
+        """Load the engine."""
+        self.with_engine.load()
+
+    def draw(self, loaded: Sequence[tuple[int, BoolMask]]) -> list[Drawn]:
+        """Draw the images of one block."""
+        indices = [index for index, _ in loaded]
+        seeds = [seed_for(self.seed, self.stage, index) for index in indices]
+        masks = [mask for _, mask in loaded]
+        places = [index % self.block for index in indices]
+        pictures = self.with_engine.draw(places, seeds, masks)
+        parameters = {**self.with_engine.parameters(), **self.with_engine.card.provenance()}
+        return [
+            Drawn(index, _as_stored(picture), mask, list(mask.shape), parameters)
+            for index, picture, mask in zip(indices, pictures, masks, strict=True)
+        ]
+
+
+def _as_stored(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return a picture without colour as a grey one."""
+    spread = picture.max(axis=2).astype(np.int16) - picture.min(axis=2)
+    return np.ascontiguousarray(picture[..., 1]) if int(spread.max()) == 0 else picture

@@ -1,0 +1,180 @@
+"""`univg generate one`: make one item of a run again, alone, and compare.
+
+In: a run folder, the name of an item. Out: whether it comes out the same: byte for byte of engines
+that draw on the CPU, within a tolerance of those that draw on a GPU; with --out also the files.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from annotated_types import Ge, Le
+
+from univg.config import from_plain, read_yaml, settings
+from univg.errors import DataError
+from univg.files import make_folder, write_all_atomic
+from univg.manifest import RUN_NAME, Row, iterate_rows
+
+TOLERANCE = 8
+"""Grey levels by which an image of another GPU, batch or library may differ at most."""
+
+
+@settings
+class One:
+    """Make one item of a run again, alone, and compare it with what is there."""
+
+    manifest: Annotated[Path, tyro.conf.arg(name="manifest")]
+    """Run folder of `univg generate images`, `univg generate masks` or `univg sca synth`, or its
+    manifest.jsonl."""
+    id: str
+    """Name of the item."""
+    out: Path | None = None
+    """Folder to write it to as well."""
+    tolerance: Annotated[int, Ge(0), Le(255)] = TOLERANCE
+    """Grey levels by which a diffusion image may differ; masks never."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How the files of an item, made again, differ from those on disk."""
+
+    id: str
+    equal: bool
+    largest: int
+    """Largest difference of a pixel."""
+    mean: float
+    masks_equal: bool
+
+    def line(self) -> str:
+        """Return one line for the terminal."""
+        if self.equal:
+            return f"{self.id}: made again, equal byte for byte"
+        masks = "masks equal" if self.masks_equal else "masks differ"
+        return (
+            f"{self.id}: made again, pixels differ by {self.mean:.3f} levels on average, "
+            f"{self.largest} at most; {masks}"
+        )
+
+
+def plan(settings: One) -> str:
+    """Say what would be made."""
+    folder, row = find_row(settings.manifest, settings.id)
+    return f"Would make item {row['index']} of {folder} again and compare it."
+
+
+def run(settings: One) -> Compared:
+    """Make the item again; refuse it where it differs by more than it may."""
+    folder, row = find_row(settings.manifest, settings.id)
+    files = make_again(folder, row)
+    if settings.out is not None:
+        names = {settings.out / row[role]: data for role, data in files.items()}
+        for path in names:
+            make_folder(path.parent)
+        write_all_atomic(names)
+    compared = compare_files(folder, row, files)
+    print(compared.line())  # noqa: T201
+    is_drawn = row.get("engine") == "diffusion"
+    allowed = is_drawn and compared.masks_equal and compared.largest <= settings.tolerance
+    if not compared.equal and not allowed:
+        raise DataError(
+            f"{folder}: {settings.id} does not come out the same; was it made by other versions "
+            f"({row.get('version')}), or changed since?"
+        )
+    return compared
+
+
+def find_row(path: Path, name: str) -> tuple[Path, Row]:
+    """Return the run folder and the row of the item called `name`."""
+    folder = path.parent if path.name.endswith(".jsonl") else path
+    for row in iterate_rows(folder):
+        if row.get("id") == name or str(row.get("index")) == name:
+            return folder, row
+    raise DataError(f"{folder}: its manifest names no item {name!r}")
+
+
+def make_again(folder: Path, row: Row) -> dict[str, bytes]:
+    """Return the files of the item, by role, made from the run's own settings."""
+    try:
+        stage = json.loads((folder / RUN_NAME).read_bytes())["stage"]
+        plain = read_yaml(folder / "config.yaml")
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{folder}: is no run folder of univg ({error})") from error
+    again = {
+        "generate images": _again_image,
+        "generate masks": _again_mask,
+        "sca synth": _again_grown,
+    }
+    if stage not in again:
+        raise DataError(f"{folder}: items of `{stage}` cannot be made one by one")
+    files: dict[str, bytes] = again[stage]({**plain, "out": str(folder)}, row)
+    return files
+
+
+def _again_image(plain: dict[str, Any], row: Row) -> dict[str, bytes]:
+    from .images import Images, prepare_maker
+
+    maker = prepare_maker(from_plain(Images, plain))
+    _check_run(maker.identity(), Path(plain["out"]))
+    maker.prepare()
+    return dict(maker.make([row["index"]])[0].files)
+
+
+def _again_mask(plain: dict[str, Any], row: Row) -> dict[str, bytes]:
+    from .masks import Masks, prepare_maker
+
+    maker = prepare_maker(from_plain(Masks, plain))
+    _check_run(maker.identity(), Path(plain["out"]))
+    maker.prepare()
+    return dict(maker.make([row["index"]])[0].files)
+
+
+def _again_grown(plain: dict[str, Any], row: Row) -> dict[str, bytes]:
+    from univg.masks import encode_mask
+    from univg.sca.synth import Synth, prepare_jobs
+    from univg.sca.writing import synthesize
+
+    jobs = {job.name: job for job in prepare_jobs(from_plain(Synth, plain))}
+    made = synthesize(jobs[row["modality"]], row["index"])
+    return {"mask": encode_mask(made.pixels > 0)}
+
+
+def _check_run(identity: dict[str, Any], folder: Path) -> None:
+    """Refuse where masks, engine or version are no longer those of the run."""
+    from univg.manifest import claim_folder
+
+    claim_folder(folder, identity)
+
+
+def compare_files(folder: Path, row: Row, files: dict[str, bytes]) -> Compared:
+    """Return how `files` differ from those on disk."""
+    largest, means, equal, masks_equal = 0, [0.0], True, True
+    for role, data in files.items():
+        path = folder / row[role]
+        if not path.is_file():
+            raise DataError(f"{path}: is missing; run the command of the run again")
+        stored = path.read_bytes()
+        if stored == data:
+            continue
+        equal = False
+        first, second = _decode(stored), _decode(data)
+        if role == "mask":
+            masks_equal = first.shape == second.shape and bool((first == second).all())
+        elif first.shape != second.shape:
+            largest = 255
+        else:
+            differ = np.abs(first.astype(np.int16) - second)
+            largest = max(largest, int(differ.max()))
+            means.append(float(differ.mean()))
+    return Compared(row["id"], equal, largest, max(means), masks_equal)
+
+
+def _decode(data: bytes) -> Any:
+    import cv2
+
+    found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    return np.zeros((0, 0), np.uint8) if found is None else found

@@ -1,0 +1,65 @@
+"""The code in docs/export.md runs as it stands there."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import re
+import sys
+import warnings
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from export_sets import export, make_plain, make_run
+
+from univg.generate.export import EXPORTERS
+
+PAGE = (Path(__file__).parent.parent / "docs" / "export.md").read_text(encoding="utf-8")
+NEEDED = {
+    "hf": "datasets", "hf-imagefolder": "datasets", "webdataset": "webdataset", "monai": "monai",
+}  # fmt: skip
+
+
+def section(title: str) -> str:
+    """The Python code below a heading."""
+    text = PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    return "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL))
+
+
+@pytest.mark.parametrize("to", EXPORTERS)
+def test_each_reader_opens_it_as_the_page_says(to, tmp_path, monkeypatch):
+    if to in NEEDED and importlib.util.find_spec(NEEDED[to]) is None:
+        pytest.skip(f"{NEEDED[to]} is not installed")
+    pairs = make_run(tmp_path / "pairs", 4)
+    real = make_plain(tmp_path / "shots", "rgb", fov=False)
+    export(pairs, tmp_path / "out", to, real=[real])
+    code = section(to).replace('"OUT', f'"{tmp_path}/out')
+    assert 'out"' in code or "out/" in code
+    if "datasets" in code:
+        code = code.replace('split="train"', f'split="train", cache_dir="{tmp_path}/cache"')
+    found: dict[str, object] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # webdataset leaves files open
+        exec(compile(code, "docs/export.md", "exec"), found)
+        gc.collect()
+    last = {
+        "folder": "mask", "hf": "mask", "hf-imagefolder": "mask", "webdataset": "record",
+        "nnunet": "images", "monai": "label_path", "paper": "prompt",
+    }  # fmt: skip
+    assert found[last[to]] is not None
+    if to == "nnunet":
+        assert len(found["images"]) == 8 and all(path.is_file() for path in found["images"])
+    if to == "paper":
+        assert found["mask_path"].is_file() and found["image_path"].is_file()
+
+
+def test_the_layout_of_ones_own_on_the_page(tmp_path, monkeypatch):
+    module = ModuleType("my_layout")
+    monkeypatch.setitem(sys.modules, "my_layout", module)
+    exec(compile(section("A layout of your own"), "docs/export.md", "exec"), module.__dict__)
+    export(make_run(tmp_path / "pairs", 4), tmp_path / "out", "my_layout:build")
+    table = (tmp_path / "out" / "pairs.csv").read_text().splitlines()
+    assert len(table) == 4
+    for line in table:
+        assert all((tmp_path / "out" / name).is_file() for name in line.split(","))

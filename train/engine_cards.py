@@ -1,0 +1,79 @@
+"""What a finished run tells those who draw with it: `engine.json`.
+
+In: a session, what it trained and on what. Out: the card in its run folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from univg.binarise import Cut, choose_cut
+from univg.files import sha256_of_file
+from univg.masks import BoolMask
+from univg.modalities import find_modality
+from univg.sd_engine import CardAdapter, EngineCard, Kind, hash_control, write_card
+from univg.sd_sample import give_back
+
+from .options import Engine
+from .session import Session
+
+CONTROL, OWN_BASE = "controlnet", "base"
+
+
+def write_engine(
+    session: Session,
+    kind: Kind,
+    prompt: str,
+    adapters: Sequence[tuple[Path, float]],
+    *,
+    control: str = "",
+    own_base: bool = False,
+    shots: Sequence[BoolMask] = (),
+) -> EngineCard | None:
+    """Write the card of a run; adapters inside its folder are named relative to it.
+
+    How drawn masks are cut is chosen on `shots`, at the size of the run.
+    """
+    if not session.is_first:
+        return None
+    asked = session.asked
+    assert isinstance(asked, Engine)
+    out = session.out
+    base, identity = asked.base, session.base.identity
+    if own_base:
+        from univg.sd import load_base
+
+        base, identity = OWN_BASE, load_base(str(out / OWN_BASE), parts=("unet",)).identity
+    elif Path(base).expanduser().exists():
+        base = str(Path(base).expanduser().resolve())
+    card = EngineCard(
+        kind=kind,
+        base=base,
+        base_identity=identity,
+        adapters=tuple(_describe(path, strength, out) for path, strength in adapters),
+        control=control,
+        control_sha256=hash_control(out / control) if control else "",
+        prompt=prompt,
+        modality=_name_modality(asked),
+        size_px=session.size_px,
+        fit=asked.fit,
+        zero_terminal_snr=asked.zero_terminal_snr,
+        cut=choose_cut(give_back(session.base, shots), shots) if shots else Cut(),
+    )
+    write_card(card, out)
+    return card
+
+
+def _describe(path: Path, strength: float, out: Path) -> CardAdapter:
+    inside = path.parent.resolve() == out.resolve()
+    name = path.name if inside else str(path.resolve())
+    return CardAdapter(file=name, sha256=sha256_of_file(path), strength=strength)
+
+
+def _name_modality(asked: Engine) -> str:
+    """Return the modality as `--modality` takes it."""
+    if asked.modality is None:
+        return ""
+    path = Path(asked.modality).expanduser()
+    return str(path.resolve()) if path.exists() else find_modality(asked.modality).name

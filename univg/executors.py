@@ -1,0 +1,97 @@
+"""Where items are made: worker processes, or a pipeline in this one that keeps a GPU busy.
+
+In: a maker, a folder, tasks. Out: what is written, in the order of the tasks. No byte depends on
+which of them is taken.
+"""
+
+from __future__ import annotations
+
+import collections
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from univg.pool import Workers
+from univg.run_folder import Maker, Written, make_and_write, write_made
+
+AHEAD = 2
+"""Tasks that are read, or waiting to be written, while one is drawn: memory stays bounded."""
+
+
+class Processes:
+    """A number of worker processes; with one, all happens in this process."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def run(self, maker: Maker, folder: Path, tasks: Sequence[list[int]]) -> Iterator[Written]:
+        """Make and write `tasks`."""
+        if not tasks:
+            return
+        count = min(self.count, len(tasks))
+        with Workers(count, _prepare, (maker, folder)) as workers:
+            yield from workers.map_in_order(_make, tasks)
+
+
+_work: dict[str, Any] = {}  # what a worker process needs for every task
+
+
+def _prepare(maker: Maker, folder: Path) -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+    maker.prepare()
+    _work["maker"], _work["folder"] = maker, folder
+
+
+def _make(indices: list[int]) -> Written:
+    return make_and_write(_work["maker"], _work["folder"], indices)
+
+
+class Pipeline:
+    """This process: one task is drawn while others are read, encoded and written by threads."""
+
+    def __init__(self, threads: int = 2) -> None:
+        self.threads = threads
+
+    def run(self, maker: Maker, folder: Path, tasks: Sequence[list[int]]) -> Iterator[Written]:
+        """Make and write `tasks`."""
+        if not tasks:
+            return
+        maker.prepare()
+        with (
+            ThreadPoolExecutor(1, "read") as reader,
+            ThreadPoolExecutor(self.threads, "write") as writer,
+        ):
+            reading: collections.deque[Future[Any]] = collections.deque()
+            writing: collections.deque[Future[Written]] = collections.deque()
+            try:
+                for number in range(len(tasks)):
+                    while len(reading) < AHEAD and number + len(reading) < len(tasks):
+                        reading.append(reader.submit(maker.load, tasks[number + len(reading)]))
+                    start = time.perf_counter()
+                    loaded = reading.popleft().result()
+                    waited = time.perf_counter() - start
+                    drawn = maker.draw(loaded)
+                    spans = {
+                        "waiting for masks": waited,
+                        "drawing": time.perf_counter() - start - waited,
+                    }
+                    writing.append(writer.submit(_finish, maker, folder, drawn, spans))
+                    while len(writing) > self.threads + AHEAD:
+                        yield writing.popleft().result()
+                while writing:
+                    yield writing.popleft().result()
+            finally:
+                for future in (*reading, *writing):
+                    future.cancel()
+
+
+def _finish(maker: Maker, folder: Path, drawn: Any, spans: dict[str, float]) -> Written:
+    start = time.perf_counter()
+    made = maker.finish(drawn)
+    spans = {**spans, "encoding": time.perf_counter() - start}
+    written = write_made(maker, folder, made)
+    return Written(written.rows, {**spans, **written.seconds})

@@ -1,0 +1,316 @@
+"""The run folder of every stage that makes items by number: masks, images, pairs.
+
+In: a `Maker`, a folder, the indices that are wanted. Out: their files and `manifest.jsonl`. Files
+come first, each whole or absent, then the rows that name them, in the order of the indices,
+whatever makes them: this process, workers, other machines. What an earlier run left is tidied up,
+what the disk has lost is made again and must come out the same.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import itertools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from univg.errors import DataError, ResumeError
+from univg.files import (
+    make_folder,
+    remove_temporaries,
+    sha256_hex,
+    sha256_of_file,
+    sync_folder,
+    write_all_atomic,
+)
+from univg.manifest import (
+    MANIFEST_NAME,
+    ManifestWriter,
+    Row,
+    claim_folder,
+    iterate_rows,
+    lock_folder,
+    sort_rows,
+)
+from univg.progress import show_progress
+
+CHUNK = 16  # items between two looks at the manifest; more would lose more to a kill
+
+
+@dataclass(frozen=True)
+class Made:
+    """One item: its files by role, and its row but for their names and checksums."""
+
+    index: int
+    files: Mapping[str, bytes]
+    row: Row
+
+
+@dataclass(frozen=True)
+class Written:
+    """What is on disk and may be named: rows in order, and seconds of work by part."""
+
+    rows: list[Row]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Maker(abc.ABC):
+    """Makes items, each by its index alone; it travels to worker processes.
+
+    `load`, `draw` and `finish` are run one after the other. Where `draw` keeps a GPU busy, the
+    other two overlap with it. A maker that works in blocks gets indices of one block at a time.
+    """
+
+    unit: ClassVar[str] = "pairs"
+    folders: ClassVar[Mapping[str, str]] = {"image": "images", "mask": "masks"}
+    label: str = "pairs"
+    block: int = 1
+    """Indices `k * block` to `(k + 1) * block` are drawn together; 1: each alone."""
+
+    @abc.abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Return what a resumed run must share with the first."""
+
+    @abc.abstractmethod
+    def id_of(self, index: int) -> str:
+        """Return the name of an item."""
+
+    def prepare(self) -> None:  # noqa: B027 - most have nothing to prepare
+        """Load what is needed once in each process."""
+
+    @abc.abstractmethod
+    def load(self, indices: Sequence[int]) -> Any:
+        """Read what the items are made from."""
+
+    @abc.abstractmethod
+    def draw(self, loaded: Any) -> Any:
+        """Do the heavy part."""
+
+    @abc.abstractmethod
+    def finish(self, drawn: Any) -> list[Made]:
+        """Encode, and write down how each was made."""
+
+    def make(self, indices: Sequence[int]) -> list[Made]:
+        """Make the items, alone; the same whatever else is made."""
+        return self.finish(self.draw(self.load(indices)))
+
+    def names_of(self, index: int) -> dict[str, str]:
+        """Return the paths of an item in its run folder, by role."""
+        name = f"{self.id_of(index)}.png"
+        return {role: f"{folder}/{name}" for role, folder in self.folders.items()}
+
+    def row_of(self, made: Made) -> Row:
+        """Return the whole row of an item."""
+        sums: Any = {role: sha256_hex(data) for role, data in made.files.items()}
+        if set(sums) == {"mask"}:
+            sums = sums["mask"]
+        head = {"index": made.index, "id": self.id_of(made.index), "sha256": sums}
+        return {**head, **self.names_of(made.index), **made.row}
+
+
+class Executor(Protocol):
+    """Makes and writes tasks (lists of indices) somewhere; yields what is written, in order."""
+
+    def run(self, maker: Maker, folder: Path, tasks: Sequence[list[int]]) -> Iterator[Written]:
+        """Bring the files of `tasks` to disk."""
+
+
+@dataclass
+class Filled:
+    """What a run did to a folder."""
+
+    made: int = 0
+    skipped: int = 0
+    wall_s: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, written: Written) -> None:
+        """Count one task."""
+        self.made += len(written.rows)
+        for part, seconds in written.seconds.items():
+            self.seconds[part] = self.seconds.get(part, 0.0) + seconds
+
+    def line(self, unit: str) -> str:
+        """Return one line for the terminal."""
+        kept = f", {self.skipped} were there already" if self.skipped else ""
+        rate = f" ({self.made / self.wall_s:.1f} {unit}/s)" if self.made and self.wall_s else ""
+        parts = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in self.seconds.items())
+        work = f"; work: {parts}" if parts else ""
+        return f"{self.made} {unit} written in {self.wall_s:.1f} s{rate}{kept}{work}"
+
+
+def fill_folder(
+    maker: Maker, folder: Path, wanted: Sequence[int], executor: Executor, *, config: bytes = b""
+) -> Filled:
+    """Bring `folder` to hold the items `wanted`, ascending; go on where an earlier run stopped."""
+    from univg.files import write_atomic
+
+    filled, start = Filled(), time.perf_counter()
+    make_folder(folder)
+    with lock_folder(folder):
+        claim_folder(folder, maker.identity())
+        if (folder / "parts").is_dir():
+            raise ResumeError(f"{folder}: holds shards; join them by `univg generate merge` first")
+        if config:
+            write_atomic(folder / "config.yaml", config)
+        tidy(maker, folder)
+        todo = begin(maker, folder, wanted, filled)
+        with ManifestWriter(folder) as manifest:
+            append_all(maker, folder, todo, len(wanted), executor, manifest, filled)
+        if todo and (wanted[0] > 0 or filled.skipped):
+            sort_rows(folder, "index")  # earlier runs may have made later items
+        tidy(maker, folder)
+    filled.wall_s = time.perf_counter() - start
+    return filled
+
+
+def append_all(
+    maker: Maker,
+    folder: Path,
+    todo: Sequence[int],
+    total: int,
+    executor: Executor,
+    manifest: ManifestWriter,
+    filled: Filled,
+) -> None:
+    """Have `todo` of `total` items made and written; append their rows in order."""
+    tasks = cut_tasks(todo, maker.block)
+    with show_progress(total, maker.label, maker.unit, total - len(todo)) as progress:
+        for written in executor.run(maker, folder, tasks):
+            manifest.append(written.rows)
+            filled.add(written)
+            progress.advance(len(written.rows))
+
+
+def begin(
+    maker: Maker,
+    folder: Path,
+    wanted: Sequence[int],
+    filled: Filled,
+    rows_in: Path | None = None,
+) -> list[int]:
+    """Restore what an earlier run lost; return the indices still to make.
+
+    The finished ones stand in the manifest of `rows_in`, default `folder`.
+    """
+    rows = read_finished(maker, rows_in or folder)
+    todo = [index for index in wanted if index not in rows]
+    there = [index for index in wanted if index in rows]
+    lost = [index for index in there if not is_whole(maker, folder, index, rows[index])]
+    filled.skipped += len(there) - len(lost)
+    restore(maker, folder, lost, rows, filled)
+    return todo
+
+
+def tidy(maker: Maker, folder: Path) -> None:
+    """Clear temporary files; a worker of a killed run may have outlived it for a moment."""
+    remove_temporaries(folder)
+    for name in maker.folders.values():
+        remove_temporaries(make_folder(folder / name))
+
+
+def cut_tasks(indices: Sequence[int], block: int) -> list[list[int]]:
+    """Return `indices` in the portions that are made together: a block, or a few single ones."""
+    if block <= 1:
+        return [list(indices[k : k + CHUNK]) for k in range(0, len(indices), CHUNK)]
+    tasks: dict[int, list[int]] = {}
+    for index in indices:
+        tasks.setdefault(index // block, []).append(index)
+    return list(tasks.values())
+
+
+def read_finished(maker: Maker, folder: Path) -> dict[int, Any]:
+    """Return checksums by index of what the manifest names; a row of another run is refused."""
+    rows: dict[int, Any] = {}
+    roles = set(maker.folders)
+    for row in iterate_rows(folder):
+        index, sums = row.get("index"), row.get("sha256")
+        named: set[str] = set(sums) if isinstance(sums, dict) else set()
+        if isinstance(sums, str):
+            named = {"mask"}
+        sound = (
+            isinstance(index, int)
+            and index >= 0
+            and index not in rows
+            and named == roles
+            and all(row.get(role) == name for role, name in _names(maker, index).items())
+        )
+        if not sound:
+            raise DataError(
+                f"{folder / MANIFEST_NAME}: the row of index {index!r} is incomplete, wrong or "
+                "stands twice; the file was edited: restore it, or choose another --out"
+            )
+        rows[row["index"]] = sums
+    return rows
+
+
+def _names(maker: Maker, index: int) -> dict[str, str]:
+    try:
+        return maker.names_of(index)
+    except IndexError:  # beyond what this maker has
+        return {"": "of no item"}
+
+
+def is_whole(maker: Maker, folder: Path, index: int, sums: Any) -> bool:
+    """Whether the files of an item are on disk, and are those of its row."""
+    expected = {"mask": sums} if isinstance(sums, str) else sums
+    return all(
+        (folder / name).is_file() and sha256_of_file(folder / name) == expected[role]
+        for role, name in maker.names_of(index).items()
+    )
+
+
+def restore(
+    maker: Maker, folder: Path, lost: Sequence[int], rows: Mapping[int, Any], filled: Filled
+) -> None:
+    """Make again what the manifest names and the disk has lost; it must come out the same."""
+    if not lost:
+        return
+    maker.prepare()
+    for task in cut_tasks(lost, maker.block):
+        for made in maker.make(task):
+            names = maker.names_of(made.index)
+            if maker.row_of(made)["sha256"] != rows[made.index]:
+                raise DataError(
+                    f"{folder / next(iter(names.values()))}: is damaged or missing, and made again "
+                    "it differs from the one in the manifest (other library versions?); nothing "
+                    "was replaced: choose another --out"
+                )
+            write_all_atomic({folder / names[role]: data for role, data in made.files.items()})
+            filled.made += 1
+
+
+def write_made(maker: Maker, folder: Path, made: Sequence[Made]) -> Written:
+    """Bring the files of `made` to disk; return the rows that may now be appended."""
+    start = time.perf_counter()
+    files = {
+        folder / name: each.files[role]
+        for each in made
+        for role, name in maker.names_of(each.index).items()
+    }
+    write_all_atomic(files)
+    for name in maker.folders.values():
+        sync_folder(folder / name)
+    rows = [maker.row_of(each) for each in made]
+    return Written(rows, {"disk": time.perf_counter() - start})
+
+
+def make_and_write(maker: Maker, folder: Path, indices: Sequence[int]) -> Written:
+    """Make and write one task in this process; return its rows and where the time went."""
+    times = [time.perf_counter()]
+    loaded = maker.load(indices)
+    times.append(time.perf_counter())
+    drawn = maker.draw(loaded)
+    times.append(time.perf_counter())
+    made = maker.finish(drawn)
+    times.append(time.perf_counter())
+    written = write_made(maker, folder, made)
+    spans = dict(zip(("reading", "drawing", "encoding"), _differences(times), strict=True))
+    return dataclasses.replace(written, seconds={**spans, **written.seconds})
+
+
+def _differences(times: Sequence[float]) -> list[float]:
+    return [later - earlier for earlier, later in itertools.pairwise(times)]
