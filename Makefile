@@ -13,7 +13,7 @@ EXTRAS ?= dev
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-STAGES := sca train generate segment data_cards
+STAGES := loop sca train generate segment data_cards
 TYPES := build/types
 
 # Recipes name no absolute path, so a checkout whose path has spaces works. The stamp is written

@@ -157,8 +157,8 @@ def describe_machine(device: str) -> Figures:
 
 def make_setup(asked: argparse.Namespace, folder: Path) -> Setup:
     """Return what the command line asked for, with nothing left open."""
+    from univg.loop.device import choose_precision
     from univg.sd import inspect_base
-    from univg.train.device import choose_precision
 
     size_px = asked.size_px or NATIVE_PX.get(asked.base) or inspect_base(asked.base).native_px
     on_gpu = asked.device == "cuda"

@@ -40,7 +40,7 @@ class Variant:
     half_base: bool = False
     """Keep the weights that do not move in the computing precision."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Fields of `univg.train.options.Training`."""
+    """Fields of `univg.train.options.Engine`."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Setup:
     @property
     def window_steps(self) -> int:
         """Steps over which the time is taken: between two looks of the loop at its loss."""
-        from univg.train.loop import LOOK_EVERY_ON_GPU
+        from univg.loop.loop import LOOK_EVERY_ON_GPU
 
         return LOOK_EVERY_ON_GPU if self.device == "cuda" else 1
 
@@ -151,7 +151,7 @@ def compute_dtype(setup: Setup) -> Any:
 
 
 def make_settings(setup: Setup, variant: Variant, batch: int) -> Any:
-    from univg.train.options import Training
+    from univg.train.options import Engine
 
     values = {
         "out": Path(tempfile.mkdtemp(prefix="run-", dir=setup.folder)),
@@ -168,7 +168,7 @@ def make_settings(setup: Setup, variant: Variant, batch: int) -> Any:
         "validate_every": 0,
         "tracker": "none",
     }
-    return Training(**(values | variant.settings))
+    return Engine(**(values | variant.settings))
 
 
 # Ours ---------------------------------------------------------------------------------------------
@@ -176,14 +176,16 @@ def make_settings(setup: Setup, variant: Variant, batch: int) -> Any:
 
 def run_ours(setup: Setup, engine: str, variant: Variant, batch: int) -> Figures:
     """Take the steps in the loop of `univg train`; the time is what it notes itself."""
-    from univg.train.device import make_accelerator
-    from univg.train.loop import train
-    from univg.train.session import prepare_unet
+    from univg.loop.device import make_accelerator
+    from univg.loop.loop import train
+    from univg.train.session import prepare_network
 
     asked = make_settings(setup, variant, batch)
     accelerator = make_accelerator(asked)
     parts = _build_ours(setup, engine, variant)
-    prepare_unet(parts.base, asked)
+    for network in (parts.base.unet, parts.control):
+        if network is not None:
+            prepare_network(network, asked)
     pictures = make_pictures(setup.folder / engine, setup.size_px, setup.seed, engine)
     make = _make_cached if variant.cache else _make_encoding
     task, filled = make(setup, parts, pictures)
@@ -252,9 +254,9 @@ def _make_encoding(setup: Setup, parts: Parts, pictures: Sequence[Any]) -> tuple
     """Return the same task with pictures and prompts encoded in every step."""
     import torch
 
+    from univg.loop.task import Sample, Task
     from univg.train.engine_task import control_of
     from univg.train.pictures import load_mask, load_picture
-    from univg.train.task import Sample, Task
 
     base, dtype = parts.base, compute_dtype(setup)
     base.vae.to(setup.device, dtype)

@@ -28,7 +28,7 @@ from engine_steps import (
 
 def run_plain(setup: Setup, engine: str, variant: Variant, batch: int) -> Figures:
     """Take the steps as diffusers' example scripts do."""
-    from univg.train.device import make_accelerator
+    from univg.loop.device import make_accelerator
 
     accelerator = make_accelerator(make_settings(setup, variant, batch))
     base = build_base(setup.base, setup.device, setup.seed)
@@ -49,7 +49,6 @@ def run_plain(setup: Setup, engine: str, variant: Variant, batch: int) -> Figure
 def _plain_batches(setup: Setup, engine: str, base: Any, batch: int) -> Iterator[Figures]:
     import torch
 
-    from univg.train.engine_task import control_of
     from univg.train.pictures import load_mask, load_picture
 
     pictures = make_pictures(setup.folder / engine, setup.size_px, setup.seed, engine)
@@ -58,7 +57,8 @@ def _plain_batches(setup: Setup, engine: str, base: Any, batch: int) -> Iterator
     tokens = tokenize(base, pictures[0].prompt)
     controls = []
     if engine == "control":
-        controls = [control_of(load_mask(p.mask_path, setup.size_px, "stretch")) for p in pictures]
+        masks = [load_mask(p.mask_path, setup.size_px, "stretch") for p in pictures]
+        controls = [torch.from_numpy(mask).float().expand(3, -1, -1) for mask in masks]
     place = 0
     while True:
         chosen = [(place + number) % len(pictures) for number in range(batch)]

@@ -39,6 +39,8 @@ Floats = npt.NDArray[np.float32]
 
 REACH = 0.14
 """How far a ground may be moved under the new vessels, as a share of the side."""
+OTHER_REACH = 0.03
+"""The same of the ground that is blended in."""
 STAY = 1.2
 """How much a ground rather stays where it was."""
 COARSE_PX = 32
@@ -134,7 +136,7 @@ def _lay_ground(
     for number, turn, zoom, bend, reach in (
         (recipe.base, recipe.turn_deg, recipe.zoom, bends[:2], REACH),
         # The other shot fills in what the first one did not see: it stays where it sees most.
-        (recipe.other, recipe.other_turn_deg, recipe.other_zoom, bends[2:], REACH / 2),
+        (recipe.other, recipe.other_turn_deg, recipe.other_zoom, bends[2:], OTHER_REACH),
     ):
         ground = library.grounds[number]
         mirrored, shift = find_place(ground.vessel_map, wanted, reach)

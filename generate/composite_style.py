@@ -73,11 +73,14 @@ def learn_style(shots: Sequence[Learnt]) -> VesselStyle:
     inner = at_radius(profile[:, : int(MIDDLE * ACROSS)].mean(axis=1), radii, branch_radii_px)
     whole, besides = contrasts - expected, (middles - contrasts) - (inner - expected)
     besides[branch_radii_px < LEAST_REFLEX_PX] = 0
+    on_bright = np.zeros(len(level), np.float32)
+    if power > 0:  # light of their own does not grow with the light behind
+        on_bright = _learn_bright(whole_vessels, changes, profile, radii, level)
     return VesselStyle(
         power=power, level=level, radii_px=radii, reach_px=reach_px, profile=profile, core=core,
         branch_radii_px=branch_radii_px,
         branch_changes=np.stack([_tame(whole), _tame(besides)], axis=1),
-        on_bright=_learn_bright(whole_vessels, changes, profile, radii, level),
+        on_bright=on_bright,
         texture=_learn_texture(measured, changes, profile, radii, (level, power)),
         main=int(np.argmax(np.abs(core).mean(axis=0))),
     )  # fmt: skip

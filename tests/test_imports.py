@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-STAGES = ("sca", "train", "generate", "segment", "data_cards")
-MAY_MEET = {("generate", "sca")}
+STAGES = ("loop", "sca", "train", "generate", "segment", "data_cards")
+MAY_MEET = {("generate", "sca"), ("train", "loop"), ("segment", "loop")}
 NAME_STAGES = {"cli", "recipe", "demo", "demo_engines", "demo_figures", "demo_pairs"}
 """Core modules that run stages; they import them inside functions only."""
 DEEP = {

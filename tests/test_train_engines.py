@@ -9,6 +9,7 @@ import torch
 from training_shots import QUICK, write_shots
 
 from univg.errors import UserError
+from univg.loop.memory import Memory, fit_micro_batch, is_out_of_memory
 from univg.sd import load_base, load_control
 from univg.testing import tiny_base
 from univg.train import adapt_images
@@ -17,7 +18,6 @@ from univg.train.adapter_commands import parse_adapter
 from univg.train.diffusion import CHECK_TIMES, DenoisingLoss, NoiseOptions, NoiseSchedule
 from univg.train.engine_task import EngineTask, control_of
 from univg.train.latents import LatentCache
-from univg.train.memory import Memory, fit_micro_batch, is_out_of_memory
 from univg.train.pictures import list_pictures_of, load_mask, turn
 
 

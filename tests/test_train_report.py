@@ -10,12 +10,12 @@ import pytest
 from training_shots import QUICK, write_shots
 
 from univg.images import read_image
+from univg.loop.curves import draw_curves, smooth
 from univg.masks import read_mask
 from univg.testing import tiny_base
 from univg.train import adapt_images, adapt_masks, masks
 from univg.train.adapt_images import AdaptImages
 from univg.train.adapt_masks import AdaptMasks
-from univg.train.curves import draw_curves, smooth
 from univg.train.masks import TrainMasks
 
 

@@ -17,12 +17,12 @@ from training_shots import QUICK, write_shots
 
 from univg.cli import main
 from univg.errors import ResumeError, UserError
+from univg.loop.checkpoints import load_newest
 from univg.manifest import lock_folder
 from univg.testing import tiny_base
 from univg.train import adapt_images, adapt_masks, images, masks
 from univg.train.adapt_images import AdaptImages
 from univg.train.adapt_masks import AdaptMasks
-from univg.train.checkpoints import load_newest
 from univg.train.images import TrainImages
 from univg.train.masks import TrainMasks
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from univg.train.checkpoints import load_newest
-from univg.train.device import make_accelerator
-from univg.train.loop import Outcome, train
-from univg.train.options import Training
-from univg.train.task import Sample, Task
+from univg.loop.checkpoints import load_newest
+from univg.loop.device import make_accelerator
+from univg.loop.loop import Outcome, train
+from univg.loop.options import Training
+from univg.loop.task import Sample, Task
 
 WIDTH = 6
 

@@ -18,7 +18,7 @@ from univg.config import settings
 from .options import Engine, Shots, fill_in
 
 if TYPE_CHECKING:
-    from .loop import Outcome
+    from univg.loop.loop import Outcome
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper names batch and rate, not the steps.

@@ -16,7 +16,7 @@ from univg.config import settings
 from .options import Engine, Shots, fill_in
 
 if TYPE_CHECKING:
-    from .loop import Outcome
+    from univg.loop.loop import Outcome
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {

@@ -15,9 +15,8 @@ from annotated_types import Ge, Gt, Le, MinLen
 
 from univg.config import settings
 from univg.files import make_folder
+from univg.loop.options import Precision, Training
 from univg.manifest import claim_folder, lock_folder
-
-from .options import Precision, Training
 
 Part = Literal["vae", "unet", "control", "decoder"]
 FOLDERS: dict[Part, str] = {

@@ -17,6 +17,9 @@ from diffusers import AutoencoderKL, ControlNetModel
 from univg import __version__
 from univg.config import to_plain
 from univg.files import make_folder, sha256_hex, write_atomic
+from univg.loop.device import make_accelerator
+from univg.loop.loop import Outcome, train
+from univg.loop.task import Task
 from univg.modalities import find_modality, modality_names
 from univg.progress import show_progress
 from univg.sd import (
@@ -32,14 +35,11 @@ from univg.sd_compute import set_attention
 
 from . import nano
 from .base import FOLDERS, HELD_OUT, Part, TrainBase, loop_settings
-from .device import make_accelerator
 from .diffusion import DenoisingLoss, NoiseOptions, NoiseSchedule
 from .drawing import draw_samples, draw_steered
 from .engine_task import EngineTask
 from .latents import LatentCache
-from .loop import Outcome, train
 from .pictures import Kind, Picture, list_pictures_of, load_picture
-from .task import Task
 from .vae_task import VaeTask, to_tensor
 
 DONE = "done.json"

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler
 
-from .task import Sample
+from univg.loop.task import Sample
 
 CHECK_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Where validation looks, as shares of the noise schedule."""

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from univg.agreement import measure_agreement
+from univg.loop.task import Preview
 from univg.resize import Fit
 from univg.sd import Base
 from univg.sd_sample import GUIDANCE, STEPS, Sampler, Sampling
 from univg.seeds import seed_for
 
 from .pictures import TURNS, Picture, load_mask, load_picture, turn
-from .task import Preview
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel

@@ -38,7 +38,6 @@ def write_engine(
     if not session.is_first:
         return None
     asked = session.asked
-    assert isinstance(asked, Engine)
     out = session.out
     base, identity = asked.base, session.base.identity
     if own_base:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from univg.loop.task import Preview, Sample, Task
 from univg.seeds import rng_for
 
 from .diffusion import CHECK_TIMES, DenoisingLoss
 from .latents import LatentCache
 from .pictures import Picture, load_mask, turn
-from .task import Preview, Sample, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable

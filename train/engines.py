@@ -16,6 +16,8 @@ import torch
 
 from univg.errors import UserError
 from univg.files import sha256_hex, sha256_of_file
+from univg.loop.folds import choose_steps
+from univg.loop.loop import Outcome
 from univg.modalities import Modality, find_modality
 from univg.sd import (
     inspect_base,
@@ -35,9 +37,7 @@ from .diffusion import DenoisingLoss, NoiseOptions, NoiseSchedule
 from .drawing import SteeringGauge, draw_samples, draw_steered
 from .engine_cards import CONTROL, OWN_BASE, write_engine
 from .engine_task import EngineTask
-from .folds import choose_steps
 from .images import TrainImages
-from .loop import Outcome
 from .masks import TrainMasks
 from .options import TURNS, Engine, Shots
 from .pictures import Kind, Picture, list_pictures_of
@@ -226,7 +226,6 @@ def _make_task(
     saver: Any,
 ) -> EngineTask:
     asked, base = session.asked, session.base
-    assert isinstance(asked, Engine)
     turns = TURNS[asked.turns] if isinstance(asked, Shots) else (0,)
     skip_bad: bool = getattr(asked, "skip_bad", False)
     cache = session.open_cache()

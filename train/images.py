@@ -16,7 +16,7 @@ from univg.config import settings
 from .options import Engine, fill_in
 
 if TYPE_CHECKING:
-    from .loop import Outcome
+    from univg.loop.loop import Outcome
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"max_steps": 141_000, "batch": 8, "learning_rate": 1e-4, "report_samples": 16},

@@ -17,7 +17,7 @@ from univg.config import settings
 from .options import Engine, fill_in
 
 if TYPE_CHECKING:
-    from .loop import Outcome
+    from univg.loop.loop import Outcome
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Steps and rate of this stage are not named in the paper: one epoch of its 10,000 masks at

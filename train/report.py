@@ -19,6 +19,10 @@ from univg.agreement import measure_agreement
 from univg.binarise import Cut, cut_mask
 from univg.files import make_folder, write_atomic
 from univg.images import encode_image
+from univg.loop.curves import Points, draw_curves, smooth
+from univg.loop.folds import CURVES as FOLDS
+from univg.loop.folds import folder_of
+from univg.loop.journal import METRICS, PREVIEWS
 from univg.masks import BoolMask, encode_mask
 from univg.memorisation import Copying, measure_copying
 from univg.overlap import turn_over
@@ -26,19 +30,15 @@ from univg.report import Page, Section
 
 from .adapt_images import AdaptImages
 from .adapt_masks import AdaptMasks
-from .curves import Points, draw_curves, smooth
 from .drawing import sample_pictures
-from .folds import CURVES as FOLDS
-from .folds import folder_of
-from .journal import METRICS, PREVIEWS
-from .options import Engine
 from .session import Session, write_result
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel
 
+    from univg.loop.loop import Outcome
+
     from .adapters import Adapter
-    from .loop import Outcome
     from .shots import Shot
 
 DRAWN = "drawn"
@@ -151,7 +151,6 @@ def report_pretraining(
 ) -> None:
     """Draw pictures for `prompts` in turn, write the page."""
     asked = session.asked
-    assert isinstance(asked, Engine)
     words = [prompts[k % len(prompts)] for k in range(asked.report_samples or 0)]
     drawn = sample_pictures(session.base, words, seed=asked.seed, size_px=session.size_px)
     folder = make_folder(session.out / DRAWN)

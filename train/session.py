@@ -25,18 +25,18 @@ from univg.files import make_folder, write_atomic
 from univg.manifest import claim_folder, lock_folder
 from univg.progress import show_progress
 
-from .options import Engine, Training
+from .options import Engine
 
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
     from diffusers import ControlNetModel, UNet2DConditionModel
 
+    from univg.loop.loop import Outcome
     from univg.sd import Base
 
     from .engine_task import EngineTask
     from .latents import LatentCache
-    from .loop import Outcome
     from .pictures import Picture
     from .planning import Load
 
@@ -54,7 +54,7 @@ LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "lycori
 class Session:
     """A run that is set up."""
 
-    asked: Training
+    asked: Engine
     accelerator: Accelerator
     base: Base
     size_px: int
@@ -134,12 +134,11 @@ def _no_progress() -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def open_session(
-    asked: Training, command: str, data: Mapping[str, Any], *, base_name: str | None = None
+    asked: Engine, command: str, data: Mapping[str, Any], *, base_name: str | None = None
 ) -> Iterator[Session]:
     """Set up the run `command`; `data` names what it learns from, by checksum."""
+    from univg.loop.device import make_accelerator
     from univg.sd import load_base
-
-    from .device import make_accelerator
 
     check_packages(asked)
     make_folder(asked.out)
@@ -167,7 +166,7 @@ def open_session(
 
 
 def describe_run(
-    asked: Training, command: str, data: Mapping[str, Any], base_identity: str
+    asked: Engine, command: str, data: Mapping[str, Any], base_identity: str
 ) -> dict[str, Any]:
     """Return what a resumed run must share with the first."""
     settings = {name: value for name, value in to_plain(asked).items() if name not in FREE}
@@ -182,7 +181,7 @@ def describe_run(
     }
 
 
-def check_packages(asked: Training) -> None:
+def check_packages(asked: Engine) -> None:
     """Refuse what this machine has no packages or kernels for, before anything is loaded."""
     import torch
 
@@ -204,7 +203,7 @@ def _has(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def prepare_network(network: UNet2DConditionModel | ControlNetModel, asked: Training) -> None:
+def prepare_network(network: UNet2DConditionModel | ControlNetModel, asked: Engine) -> None:
     """Set attention, memory layout and checkpointing of a network as asked."""
     from univg.sd_compute import set_attention, set_layout
 
@@ -216,10 +215,9 @@ def prepare_network(network: UNet2DConditionModel | ControlNetModel, asked: Trai
 
 def run_loop(session: Session, task: EngineTask) -> Outcome:
     """Train `task`, say how it goes, and note it in `result.json`."""
-    from .loop import train
+    from univg.loop.loop import train
 
     asked = session.asked
-    assert isinstance(asked, Engine)
     session.say(describe_start(session, task))
     outcome = train(task, asked, session.accelerator, session.say)
     if task.is_held_out and (outcome.best_step or outcome.steps) < outcome.steps:
@@ -235,7 +233,6 @@ def describe_start(session: Session, task: EngineTask) -> str:
     from .planning import describe_memory, estimate_bytes, free_bytes
 
     asked, accelerator = session.asked, session.accelerator
-    assert isinstance(asked, Engine)
     trained = sum(weight.numel() for weight in task.trained().values())
     whole = sum(weight.numel() for weight in task.module.parameters())
     precision = accelerator.mixed_precision
@@ -272,7 +269,7 @@ def save_best(session: Session, task: EngineTask) -> list[Path]:
     import torch
     from safetensors.torch import load_file
 
-    from .loop import BEST
+    from univg.loop.loop import BEST
 
     path = session.out / BEST
     if not session.is_first or not path.exists():

@@ -15,10 +15,10 @@ import torch
 from diffusers import AutoencoderKL
 from torch.nn import functional
 
+from univg.loop.task import Preview, Sample, Task
 from univg.resize import resize_to
 
 from .pictures import Picture, load_picture, turn
-from .task import Preview, Sample, Task
 
 KL_WEIGHT = 5e-4
 SQUARE_WEIGHT = 2.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from univg.train.order import Order, share_of
+from univg.loop.order import Order, share_of
 
 
 def test_each_epoch_shows_each_item_once_in_an_order_of_its_own():

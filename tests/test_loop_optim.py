@@ -9,7 +9,7 @@ import torch
 from train_tasks import settings_for
 
 from univg.errors import UserError
-from univg.train.optim import make_average, make_optimizer, make_schedule
+from univg.loop.optim import make_average, make_optimizer, make_schedule
 
 
 @pytest.fixture

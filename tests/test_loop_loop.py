@@ -22,8 +22,8 @@ from train_tasks import NetTask, settings_for, state_of, train_net
 
 from univg.errors import UserError
 from univg.files import DiskFullError
-from univg.train.checkpoints import list_checkpoints
-from univg.train.loop import BEST, Stopped
+from univg.loop.checkpoints import list_checkpoints
+from univg.loop.loop import BEST, Stopped
 
 RUN = Path(__file__).with_name("train_net_command.py")
 

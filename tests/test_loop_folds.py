@@ -7,11 +7,11 @@ import json
 import pytest
 from training_shots import QUICK, write_shots
 
+from univg.loop.checkpoints import list_checkpoints, load_newest
+from univg.loop.folds import find_best_step, folder_of, read_curve
 from univg.testing import tiny_base
 from univg.train import adapt_masks
 from univg.train.adapt_masks import AdaptMasks
-from univg.train.checkpoints import list_checkpoints, load_newest
-from univg.train.folds import find_best_step, folder_of, read_curve
 
 
 def test_the_least_mean_decides_and_step_zero_does_not_count():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from train_tasks import NetTask, settings_for, train_net
 
-from univg.train.journal import describe_time
+from univg.loop.journal import describe_time
 
 
 def read_events(out):

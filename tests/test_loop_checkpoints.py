@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from univg.errors import ResumeError
-from univg.train.checkpoints import (
+from univg.loop.checkpoints import (
     State,
     flatten,
     list_checkpoints,
