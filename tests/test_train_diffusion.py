@@ -122,3 +122,25 @@ def test_a_fresh_control_net_leaves_the_loss_as_it_is():
         plain = DenoisingLoss(base.unet, schedule)(batch)
         steered = DenoisingLoss(base.unet, schedule, control=tiny_control(base))(batch)
     assert torch.equal(plain, steered)
+
+
+def test_with_a_vessel_weight_errors_on_vessels_count_more_and_the_mean_weight_is_one():
+    base = tiny_base()
+    schedule = NoiseSchedule(base.scheduler, NoiseOptions())
+    batch = batch_of(schedule, 2)
+    batch["text"] = torch.zeros(2, 77, 32)
+    mask = torch.zeros(2, 1, 64, 64, dtype=torch.uint8)
+    mask[:, :, 20] = 1
+    batch["control"] = mask
+    control = tiny_control(base)
+    module = DenoisingLoss(base.unet, schedule, control=control, vessel_weight=4.0)
+    weight = module._weigh(mask, batch["latent"])
+    assert weight.shape == (2, 1, *batch["latent"].shape[-2:])
+    torch.testing.assert_close(weight.mean(dim=(1, 2, 3)), torch.ones(2))
+    rows = weight[0, 0, :, 0].unique()
+    assert len(rows) == 2 and float(rows.max() / rows.min()) == pytest.approx(5)
+    plain = DenoisingLoss(base.unet, schedule, control=control)
+    with torch.no_grad():
+        assert not torch.equal(module(batch), plain(batch))
+        batch["control"] = torch.ones_like(mask)  # everywhere the same: as without
+        torch.testing.assert_close(module(batch), plain(batch))

@@ -29,6 +29,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "turns": "all",
         "report_samples": 8,
         "unet": "locked",
+        "vessel_weight": 0.0,
     },
     "gpu-24gb": {"max_steps": 3000, "batch": 8},
     "laptop": {
@@ -40,6 +41,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ema": 0.99,
         "report_samples": 10,
         "unet": "lora",
+        "vessel_weight": 4.0,
     },
 }
 
@@ -59,6 +61,9 @@ class AdaptImages(Engine, Shots):
     """What of the UNet learns beside the ControlNet. locked: nothing, as in the paper, for a base
     that knows such images; lora: an adapter of how the shots look, written to OUT/look.safetensors;
     free: all of it, written to OUT/base."""
+    vessel_weight: Annotated[float, Ge(0), Le(100)] | None = None
+    """How much more the loss counts where there is a vessel, so that masks are followed sooner; 0
+    as in the paper."""
     look_dim: Annotated[int, Ge(1), Le(1024)] = 16
     """Rank of that adapter."""
 

@@ -43,6 +43,8 @@ from .pictures import Kind, Picture, list_pictures_of, load_picture
 from .vae_task import VaeTask, to_tensor
 
 DONE = "done.json"
+VESSEL_WEIGHT = 4.0
+"""Of the ControlNet's loss, where there is a vessel."""
 PATTERN = (0, 1, 0, 2)
 """Half of what the UNet sees are masks, a quarter drawn images, a quarter photographed ones."""
 
@@ -175,6 +177,7 @@ class Parts:
             base.unet,
             NoiseSchedule(base.scheduler, NoiseOptions()),
             control=control.requires_grad_(True).train(),
+            vessel_weight=VESSEL_WEIGHT,
         )
         task = EngineTask(
             "control",

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DDIMScheduler
+from torch.nn import functional
 
 from univg.loop.task import Sample
 
@@ -111,10 +112,12 @@ class DenoisingLoss(torch.nn.Module):
         text_encoder: torch.nn.Module | None = None,
         control: torch.nn.Module | None = None,
         adapter: torch.nn.Module | None = None,
+        vessel_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.unet, self.schedule = unet, schedule
         self.text_encoder, self.control = text_encoder, control
+        self.vessel_weight = vessel_weight
         self.adapter = adapter  # rides on the UNet; here so that its weights are found
 
     def forward(self, batch: Sample) -> torch.Tensor:
@@ -124,8 +127,20 @@ class DenoisingLoss(torch.nn.Module):
         extra = self._steer(noisy, batch, text)
         found = self.unet(noisy, batch["timestep"], encoder_hidden_states=text, **extra).sample
         wrong = (found.float() - self.schedule.target(batch["latent"], batch)) ** 2
+        if self.control is not None and self.vessel_weight:
+            wrong = wrong * self._weigh(batch["control"], wrong)
         losses: torch.Tensor = wrong.flatten(1).mean(dim=1) * self.schedule.weight(batch)
         return losses
+
+    def _weigh(self, mask: torch.Tensor, wrong: torch.Tensor) -> torch.Tensor:
+        """Return weights (B, 1, h, w) of mean 1, larger where there is any vessel.
+
+        Vessels are a small and faint part of most images: without it, a ControlNet learns last
+        what it is for.
+        """
+        shape = (wrong.shape[-2], wrong.shape[-1])
+        weight = 1 + self.vessel_weight * functional.adaptive_max_pool2d(mask.float(), shape)
+        return weight / weight.mean(dim=(2, 3), keepdim=True)
 
     def _embed(self, batch: Sample) -> torch.Tensor:
         if self.text_encoder is None:

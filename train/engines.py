@@ -236,7 +236,13 @@ def _make_task(
     options = NoiseOptions(asked.min_snr, asked.noise_offset, asked.zero_terminal_snr)
     schedule = NoiseSchedule(base.scheduler, options)
     base.scheduler = schedule.sampler  # previews, report and saved base follow what is trained
-    module = DenoisingLoss(base.unet, schedule, control=control, adapter=adapter)
+    module = DenoisingLoss(
+        base.unet,
+        schedule,
+        control=control,
+        adapter=adapter,
+        vessel_weight=getattr(asked, "vessel_weight", None) or 0.0,
+    )
     session.halve_frozen()
     prompts = _prompts_of(pictures)
     layout: dict[str, Any] = {"size_px": session.size_px, "fit": asked.fit}

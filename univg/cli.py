@@ -76,6 +76,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "generate merge": Command("univg.generate.merge", "Merge", "join the shards of a run"),
     "export": Command("univg.generate.export", "Export", "pairs as the next tool reads them"),
+    "segment evaluate": Command(
+        "univg.segment.evaluate", "Evaluate", "predicted masks against true ones: tables, a page"
+    ),
     "adapter convert": Command(
         "univg.train.adapter_commands", "Convert", "a LoRA file in another layout", "run_convert"
     ),
@@ -96,6 +99,7 @@ GROUPS = {
     "data": "data sets: cards, preparation, checks, splits",
     "adapter": "LoRA and LoHa files",
     "generate": "image-mask pairs",
+    "segment": "segmenters: fit, predict, evaluate",
     "train": "engines: the base, LoRA, LoHa, UNet, ControlNet",
 }
 
