@@ -34,7 +34,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """Measure, print a table, write the figures."""
     asked = read_words(words)
     figures: dict[str, Any] = {
-        "command": shown_command(Path(__file__).name, words),
+        "command": shown_command(Path(__file__).stem, words),
         "machine": describe_machine(asked.device),
         "base": asked.base,
         "size_px": asked.size,

@@ -185,7 +185,7 @@ def run_ours(setup: Setup, engine: str, variant: Variant, batch: int) -> Figures
     parts = _build_ours(setup, engine, variant)
     for network in (parts.base.unet, parts.control):
         if network is not None:
-            prepare_network(network, asked)
+            prepare_network(network, asked, setup.size_px // parts.base.vae_factor)
     pictures = make_pictures(setup.folder / engine, setup.size_px, setup.seed, engine)
     make = _make_cached if variant.cache else _make_encoding
     task, filled = make(setup, parts, pictures)

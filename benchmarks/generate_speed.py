@@ -42,7 +42,7 @@ def main(words: Sequence[str] | None = None) -> None:
             rows[name] = measure(name, asked, Path(place))
             print(f"| {name} | {rows[name]['size_px']} | {rows[name]['pairs_per_s']} |", flush=True)
     figures = {
-        "command": shown_command(Path(__file__).name, words),
+        "command": shown_command(Path(__file__).stem, words),
         "machine": describe_machine("cpu"),
         "workers": asked.workers,
         "runs": rows,

@@ -150,6 +150,7 @@ def open_engine(
             device=drawing.device,
             precision=drawing.precision,
             attention=drawing.attention,
+            channels_last=drawing.channels_last,
             compile=drawing.compile,
         ),
         size_px=(height, width),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from univg.seeds import seed_for
 
 from .image_makers import Drawn, ImageMaker
 
-CPU_BLOCK = 4
+CPU_BLOCK = 8
 GPU_BLOCK = 8
 
 
@@ -52,7 +53,9 @@ class Engine:
     def identity(self) -> dict[str, Any]:
         """Return what decides the pictures; the block only where it does."""
         self.load()
-        return {**self.card.provenance(), **self.parameters()}
+        found = {**self.card.provenance(), **self.parameters()}
+        del found["libraries"]  # a run may go on with others; its rows tell
+        return found
 
     def parameters(self) -> dict[str, Any]:
         """Return what a row says of how it was drawn."""
@@ -67,6 +70,7 @@ class Engine:
             "negative_prompt": sampling.negative_prompt,
             "precision": str(self.sampler.dtype).removeprefix("torch."),
             "drawn_px": list(self.size_px),
+            "libraries": {name: version(name) for name in ("torch", "diffusers")},
         }
 
     def draw(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .image_makers import ImageMaker
     from .sources import MaskSource
 
-FREE = {*PLACEMENT, "out", "batch", "device", "attention", "compile", "strict"}
+FREE = {*PLACEMENT, "out", "batch", "device", "attention", "channels_last", "compile", "strict"}
 """Settings that change no byte, or are of one machine only."""
 Side = Annotated[int, Ge(16), Le(16384)]
 
@@ -47,13 +47,15 @@ class Drawing:
     negative_prompt: str = ""
     """What the pictures should be unlike; with --guidance above 1."""
     batch: Annotated[int, Ge(1), Le(1024)] | None = None
-    """Pictures drawn together on a GPU, default 8; on a CPU always 4."""
+    """Pictures drawn together on a GPU, default 8; on a CPU always 8."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto: the GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the processor or GPU computes it, else fp32."""
     attention: Literal["auto", "sdpa", "plain", "xformers"] = "auto"
     """Attention kernels."""
+    channels_last: bool | None = None
+    """Memory layout; default: on for GPUs."""
     compile: bool = False
     """Compile the networks with torch.compile."""
 
@@ -186,3 +188,11 @@ def config_of(settings: Images) -> bytes:
     plain = {name: value for name, value in to_plain(settings).items() if name not in FREE}
     head = f"# univg {__version__}: univg generate images --config THIS --out FOLDER\n"
     return (head + yaml.safe_dump(plain, sort_keys=False)).encode()
+
+
+if __name__ == "__main__":
+    import sys
+
+    from univg.cli import main
+
+    sys.exit(main(["generate", "images", *sys.argv[1:]]))

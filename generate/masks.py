@@ -142,3 +142,11 @@ def _config_of(settings: Masks) -> bytes:
     plain = {name: value for name, value in to_plain(settings).items() if name not in FREE}
     head = f"# univg {__version__}: univg generate masks --config THIS --out FOLDER\n"
     return (head + yaml.safe_dump(plain, sort_keys=False)).encode()
+
+
+if __name__ == "__main__":
+    import sys
+
+    from univg.cli import main
+
+    sys.exit(main(["generate", "masks", *sys.argv[1:]]))

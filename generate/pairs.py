@@ -68,8 +68,8 @@ def split_settings(settings: Pairs) -> tuple[Masks, Images]:
     drawing = {
         name: getattr(settings, name)
         for name in ("base", "steps", "scheduler", "guidance", "batch", "device", "precision",
-                     "attention", "compile", "workers", "engine", "gpus_per_worker", "modality",
-                     "size", "seed")
+                     "attention", "channels_last", "compile", "workers", "engine",
+                     "gpus_per_worker", "modality", "size", "seed")
     }  # fmt: skip
     masks_locally = settings.mask_engine != "diffusion" and settings.mask_engine_dir is None
     masks = Masks(

@@ -43,6 +43,7 @@ from .pictures import Kind, Picture, list_pictures_of, load_picture
 from .vae_task import VaeTask, to_tensor
 
 DONE = "done.json"
+LATENT_PX = nano.NATIVE_PX // 8
 VESSEL_WEIGHT = 4.0
 """Of the ControlNet's loss, where there is a vessel."""
 PATTERN = (0, 1, 0, 2)
@@ -131,7 +132,7 @@ class Parts:
     def train_unet(self) -> None:
         """Train UNet and text encoder together on latents."""
         base = self._fresh_base()
-        set_attention(base.unet, "auto")
+        set_attention(base.unet, "auto", LATENT_PX)
         (masks, held_masks), (images, held_images) = self.masks, self.images
         drawn = [picture for picture in images if picture.mask_path is not None]
         photographed = [picture for picture in images if picture.mask_path is None]
@@ -162,12 +163,12 @@ class Parts:
     def train_control(self) -> None:
         """Train the ControlNet on pairs, the UNet locked."""
         base = load_base(str(self.place("unet") / "base"))
-        set_attention(base.unet, "auto")
+        set_attention(base.unet, "auto", LATENT_PX)
         if self.asked.start:
             control = load_control(self.asked.start, base)
         else:
             control = make_control(base.unet, seed=self.asked.seed)
-        set_attention(control, "auto")
+        set_attention(control, "auto", LATENT_PX)
         pairs = [picture for picture in self.images[0] if picture.mask_path is not None]
         held_out = [picture for picture in self.images[1] if picture.mask_path is not None]
         cache = self._fill_cache(base, [*pairs, *held_out])

@@ -154,7 +154,7 @@ def adapt_images(asked: AdaptImages) -> Outcome:
     with open_session(asked, "adapt-images", data) as session:
         control = _first_control(session, asked)
         control.requires_grad_(True)
-        prepare_network(control, asked)
+        prepare_network(control, asked, session.size_px // session.base.vae_factor)
         session.base.unet.requires_grad_(asked.unet == "free")
         look = _look_adapter(session, asked) if asked.unet == "lora" else None
 

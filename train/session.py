@@ -158,7 +158,7 @@ def open_session(
                 f"--size-px {size_px} does not fit base {base.name}: take a multiple of "
                 f"{8 * base.vae_factor}"
             )
-        prepare_network(base.unet, asked)
+        prepare_network(base.unet, asked, size_px // base.vae_factor)
         session = Session(asked, accelerator, base, size_px)
         if session.is_first:
             write_environment(session)
@@ -203,11 +203,16 @@ def _has(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def prepare_network(network: UNet2DConditionModel | ControlNetModel, asked: Engine) -> None:
-    """Set attention, memory layout and checkpointing of a network as asked."""
+def prepare_network(
+    network: UNet2DConditionModel | ControlNetModel, asked: Engine, side: int
+) -> None:
+    """Set attention, memory layout and checkpointing of a network as asked.
+
+    `side` is that of its latents [px].
+    """
     from univg.sd_compute import set_attention, set_layout
 
-    set_attention(network, asked.attention)
+    set_attention(network, asked.attention, side)
     set_layout(network, asked.channels_last)
     if asked.gradient_checkpointing:
         network.enable_gradient_checkpointing()

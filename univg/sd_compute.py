@@ -31,18 +31,20 @@ def _cpu_has_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def set_attention(network: Any, kind: Attention) -> None:
-    """Have `network` (a UNet or ControlNet) compute attention as asked."""
+def set_attention(network: Any, kind: Attention, side: int) -> None:
+    """Have `network` (a UNet or ControlNet) compute attention as asked.
+
+    `side` is that of its latents [px].
+    """
     if kind == "xformers":
         _set_xformers(network)
-    elif kind == "plain" or (kind == "auto" and _is_plain_faster(network)):
+    elif kind == "plain" or (kind == "auto" and _is_plain_faster(side)):
         from diffusers.models.attention_processor import AttnProcessor
 
         network.set_attn_processor(AttnProcessor())
 
 
-def _is_plain_faster(network: Any) -> bool:
-    side = network.config.get("sample_size") or 64
+def _is_plain_faster(side: int) -> bool:
     return not torch.cuda.is_available() and side**2 <= PLAIN_TOKENS
 
 

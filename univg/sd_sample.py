@@ -8,10 +8,11 @@ the tests hold against this); prompts are embedded once a run instead of once a 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -75,6 +76,7 @@ class Sampler:
         self.base, self.control, self.sampling = base, control, sampling
         self.size_px = size_px or (base.native_px, base.native_px)
         self.unet: Any = base.unet
+        self.bare_control: Any = control  # as it was before it is compiled
         if compute is not None:
             self._set_up(compute)
         self.device, self.dtype = base.unet.device, base.unet.dtype
@@ -97,7 +99,7 @@ class Sampler:
         for network in networks:
             with quiet():
                 network.to(device, dtype)
-            set_attention(network, compute.attention)
+            set_attention(network, compute.attention, max(self.size_px) // self.base.vae_factor)
             set_layout(network, compute.channels_last)
         if compute.compile:
             self.unet = torch.compile(self.base.unet)
@@ -113,7 +115,7 @@ class Sampler:
         """Return a picture (N, H, W, 3) a prompt and seed, with a ControlNet also a mask."""
         latents = self._draw_noise(seeds)
         text = self._embed(prompts)
-        condition = self._condition(masks)
+        condition = self._embed_masks(masks)
         guided = self.sampling.guidance > 1
         if guided:
             empty = self._embed([self.sampling.negative_prompt] * len(prompts))
@@ -121,14 +123,15 @@ class Sampler:
             condition = None if condition is None else torch.cat([condition, condition])
         scheduler = copy.deepcopy(self.scheduler)  # multistep ones remember their last steps
         latents = latents * scheduler.init_noise_sigma
-        for step in scheduler.timesteps:
-            noisy = torch.cat([latents, latents]) if guided else latents
-            noisy = scheduler.scale_model_input(noisy, step)
-            found = self._predict(noisy.to(self.dtype), step, text, condition).float()
-            if guided:
-                without, with_prompt = found.chunk(2)
-                found = without + self.sampling.guidance * (with_prompt - without)
-            latents = scheduler.step(found, step, latents, return_dict=False)[0]
+        with self._masks_embedded():
+            for step in scheduler.timesteps:
+                noisy = torch.cat([latents, latents]) if guided else latents
+                noisy = scheduler.scale_model_input(noisy, step)
+                found = self._predict(noisy.to(self.dtype), step, text, condition).float()
+                if guided:
+                    without, with_prompt = found.chunk(2)
+                    found = without + self.sampling.guidance * (with_prompt - without)
+                latents = scheduler.step(found, step, latents, return_dict=False)[0]
         return self._decode(latents)
 
     def _predict(
@@ -179,11 +182,32 @@ class Sampler:
             self._embedded[prompt] = embed_prompts(self.base, [prompt])[0].to(self.dtype)
         return torch.stack([self._embedded[prompt] for prompt in prompts])
 
-    def _condition(self, masks: Sequence[npt.NDArray[np.bool_]]) -> torch.Tensor | None:
+    def _embed_masks(self, masks: Sequence[npt.NDArray[np.bool_]]) -> torch.Tensor | None:
+        """Return what the ControlNet makes of `masks` before its first block.
+
+        It does that at the masks' full size, so once a picture and not once a step.
+        """
         if self.control is None:
             return None
         planes = torch.from_numpy(np.stack([mask.astype(np.uint8) for mask in masks]))
-        return planes.to(self.device, self.dtype)[:, None].expand(-1, 3, -1, -1)
+        planes = planes.to(self.device, self.dtype)[:, None].expand(-1, 3, -1, -1)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.mixed):
+            embedded: torch.Tensor = self.bare_control.controlnet_cond_embedding(planes)
+        return embedded
+
+    @contextlib.contextmanager
+    def _masks_embedded(self) -> Iterator[None]:
+        """Within, the ControlNet takes masks that are embedded already."""
+        control = self.bare_control
+        if control is None:
+            yield
+            return
+        embedding = control.controlnet_cond_embedding
+        control.controlnet_cond_embedding = torch.nn.Identity()
+        try:
+            yield
+        finally:
+            control.controlnet_cond_embedding = embedding
 
     def _decode(self, latents: torch.Tensor) -> npt.NDArray[np.uint8]:
         # In fp16 the VAE of SD 1.5 overflows.
