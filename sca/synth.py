@@ -108,27 +108,11 @@ class SynthResult:
     wall_s: float = 0.0
     folders: list[Path] = field(default_factory=list)
 
-    def add(self, made: Made) -> None:
-        """Count one chunk."""
-        self.masks += len(made.rows)
-        self.nodes += made.nodes
-        for part, seconds in made.seconds.items():
-            self.seconds[part] = self.seconds.get(part, 0.0) + seconds
-
     def line(self) -> str:
         """One line for the terminal."""
         kept = f", {self.skipped} were there already" if self.skipped else ""
         rate = f" ({self.masks / self.wall_s:.0f} masks/s)" if self.masks and self.wall_s else ""
         return f"{self.masks} masks written in {self.wall_s:.1f} s{rate}{kept}"
-
-
-@dataclass(frozen=True)
-class Made:
-    """What a worker hands back for one chunk."""
-
-    rows: list[dict[str, Any]]
-    nodes: int
-    seconds: dict[str, float]
 
 
 def prepare_jobs(settings: Synth) -> list[Job]:

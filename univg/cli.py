@@ -76,6 +76,12 @@ COMMANDS: dict[str, Command] = {
     ),
     "generate merge": Command("univg.generate.merge", "Merge", "join the shards of a run"),
     "export": Command("univg.generate.export", "Export", "pairs as the next tool reads them"),
+    "segment fit": Command(
+        "univg.segment.fit", "Fit", "train a segmenter on shots and synthetic pairs"
+    ),
+    "segment predict": Command(
+        "univg.segment.predict", "Predict", "vessel masks of the images in a folder"
+    ),
     "segment evaluate": Command(
         "univg.segment.evaluate", "Evaluate", "predicted masks against true ones: tables, a page"
     ),
@@ -91,7 +97,7 @@ COMMANDS: dict[str, Command] = {
     "demo": Command("univg.demo", "Demo", "masks and adapted engines, measured, as one page"),
 }
 
-LATER = ("segment", "run")
+LATER = ("run",)
 """Places in the scheme that a later version fills."""
 
 GROUPS = {

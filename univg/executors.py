@@ -28,26 +28,45 @@ class Processes:
 
     def run(self, maker: Maker, folder: Path, tasks: Sequence[list[int]]) -> Iterator[Written]:
         """Make and write `tasks`."""
-        if not tasks:
-            return
-        count = min(self.count, len(tasks))
-        with Workers(count, _prepare, (maker, folder)) as workers:
-            yield from workers.map_in_order(_make, tasks)
+        if tasks:
+            with SharedProcesses(min(self.count, len(tasks)), [(maker, folder)]) as shared:
+                yield from shared.run(maker, folder, tasks)
 
 
-_work: dict[str, Any] = {}  # what a worker process needs for every task
+class SharedProcesses:
+    """Worker processes for several runs, one after the other; use as a context manager."""
+
+    def __init__(self, count: int, runs: Sequence[tuple[Maker, Path]]) -> None:
+        makers = {str(folder): maker for maker, folder in runs}
+        self.workers = Workers(count, _prepare, (makers,))
+
+    def run(self, maker: Maker, folder: Path, tasks: Sequence[list[int]]) -> Iterator[Written]:  # noqa: ARG002 - the workers have it
+        """Make and write `tasks`."""
+        yield from self.workers.map_in_order(_make, [(str(folder), task) for task in tasks])
+
+    def __enter__(self) -> SharedProcesses:
+        self.workers.__enter__()
+        return self
+
+    def __exit__(self, *found: object) -> None:
+        self.workers.__exit__(*found)
 
 
-def _prepare(maker: Maker, folder: Path) -> None:
+_makers: dict[str, Maker] = {}  # what a worker process needs for every task, by folder
+
+
+def _prepare(makers: dict[str, Maker]) -> None:
     import cv2
 
     cv2.setNumThreads(1)
-    maker.prepare()
-    _work["maker"], _work["folder"] = maker, folder
+    for maker in makers.values():
+        maker.prepare()
+    _makers.update(makers)
 
 
-def _make(indices: list[int]) -> Written:
-    return make_and_write(_work["maker"], _work["folder"], indices)
+def _make(task: tuple[str, list[int]]) -> Written:
+    name, indices = task
+    return make_and_write(_makers[name], Path(name), indices)
 
 
 class Pipeline:

@@ -37,8 +37,6 @@ from univg.manifest import (
 )
 from univg.progress import show_progress
 
-CHUNK = 16  # items between two looks at the manifest; more would lose more to a kill
-
 
 @dataclass(frozen=True)
 class Made:
@@ -47,6 +45,8 @@ class Made:
     index: int
     files: Mapping[str, bytes]
     row: Row
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """What drawing it took, by part, where the maker knows."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ class Maker(abc.ABC):
     unit: ClassVar[str] = "pairs"
     folders: ClassVar[Mapping[str, str]] = {"image": "images", "mask": "masks"}
     label: str = "pairs"
+    chunk: int = 16
+    """Items between two looks at the manifest; more would lose more to a kill."""
     block: int = 1
     """Indices `k * block` to `(k + 1) * block` are drawn together; 1: each alone."""
 
@@ -92,6 +94,10 @@ class Maker(abc.ABC):
     @abc.abstractmethod
     def finish(self, drawn: Any) -> list[Made]:
         """Encode, and write down how each was made."""
+
+    def count_rows(self, rows: Sequence[Row]) -> dict[str, float]:  # noqa: ARG002 - most count nothing
+        """Return what is to be summed up over a run, by name."""
+        return {}
 
     def make(self, indices: Sequence[int]) -> list[Made]:
         """Make the items, alone; the same whatever else is made."""
@@ -126,12 +132,14 @@ class Filled:
     skipped: int = 0
     wall_s: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
+    counted: dict[str, float] = field(default_factory=dict)
 
-    def add(self, written: Written) -> None:
+    def add(self, written: Written, counted: Mapping[str, float] = {}) -> None:
         """Count one task."""
         self.made += len(written.rows)
-        for part, seconds in written.seconds.items():
-            self.seconds[part] = self.seconds.get(part, 0.0) + seconds
+        for mine, theirs in ((self.seconds, written.seconds), (self.counted, counted)):
+            for part, value in theirs.items():
+                mine[part] = mine.get(part, 0.0) + value
 
     def line(self, unit: str) -> str:
         """Return one line for the terminal."""
@@ -177,11 +185,11 @@ def append_all(
     filled: Filled,
 ) -> None:
     """Have `todo` of `total` items made and written; append their rows in order."""
-    tasks = cut_tasks(todo, maker.block)
+    tasks = cut_tasks(todo, maker)
     with show_progress(total, maker.label, maker.unit, total - len(todo)) as progress:
         for written in executor.run(maker, folder, tasks):
             manifest.append(written.rows)
-            filled.add(written)
+            filled.add(written, maker.count_rows(written.rows))
             progress.advance(len(written.rows))
 
 
@@ -212,13 +220,13 @@ def tidy(maker: Maker, folder: Path) -> None:
         remove_temporaries(make_folder(folder / name))
 
 
-def cut_tasks(indices: Sequence[int], block: int) -> list[list[int]]:
+def cut_tasks(indices: Sequence[int], maker: Maker) -> list[list[int]]:
     """Return `indices` in the portions that are made together: a block, or a few single ones."""
-    if block <= 1:
-        return [list(indices[k : k + CHUNK]) for k in range(0, len(indices), CHUNK)]
+    if maker.block <= 1:
+        return [list(indices[k : k + maker.chunk]) for k in range(0, len(indices), maker.chunk)]
     tasks: dict[int, list[int]] = {}
     for index in indices:
-        tasks.setdefault(index // block, []).append(index)
+        tasks.setdefault(index // maker.block, []).append(index)
     return list(tasks.values())
 
 
@@ -270,7 +278,7 @@ def restore(
     if not lost:
         return
     maker.prepare()
-    for task in cut_tasks(lost, maker.block):
+    for task in cut_tasks(lost, maker):
         for made in maker.make(task):
             names = maker.names_of(made.index)
             if maker.row_of(made)["sha256"] != rows[made.index]:
@@ -309,6 +317,10 @@ def make_and_write(maker: Maker, folder: Path, indices: Sequence[int]) -> Writte
     times.append(time.perf_counter())
     written = write_made(maker, folder, made)
     spans = dict(zip(("reading", "drawing", "encoding"), _differences(times), strict=True))
+    known = [each.seconds for each in made if each.seconds]
+    if known:
+        del spans["reading"], spans["drawing"]
+        spans = {part: sum(each[part] for each in known) for part in known[0]} | spans
     return dataclasses.replace(written, seconds={**spans, **written.seconds})
 
 

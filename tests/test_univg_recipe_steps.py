@@ -1,0 +1,96 @@
+"""Steps are done once for their inputs; a change redoes what depends on it."""
+
+from __future__ import annotations
+
+import pytest
+
+from univg.errors import UserError
+from univg.recipe_steps import DONE, Chain, Step, hash_content
+
+
+def make_chain(out, source, calls, *, first=1, second=1, fails=()):
+    """Two branches on one root, and a step that joins them."""
+    chain = Chain(out, say=lambda _: None)
+
+    def work_of(name):
+        def work(folder, upstream):
+            calls.append(name)
+            if name in fails:
+                (folder / "half").write_text("half")
+                raise KeyboardInterrupt
+            texts = [(upstream[each] / "text").read_text() for each in sorted(upstream)]
+            (folder / "text").write_text(name + "(" + " ".join(texts) + ")")
+            return {"length": len(texts)}
+
+        return work
+
+    for step in (
+        Step(name="root", inputs=[source], work=work_of("root")),
+        Step(name="left", settings={"x": first}, after=["root"], work=work_of("left")),
+        Step(name="right", settings={"x": second}, after=["root"], work=work_of("right")),
+        Step(name="join", after=["left", "right"], work=work_of("join")),
+    ):
+        chain.do(step)
+    return chain
+
+
+@pytest.fixture
+def source(tmp_path):
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "a.txt").write_text("one")
+    return folder
+
+
+def test_a_second_run_does_nothing(source, tmp_path):
+    calls = []
+    first = make_chain(tmp_path / "out", source, calls)
+    assert calls == ["root", "left", "right", "join"]
+    text = (first.results["join"].folder / "text").read_text()
+    assert text == "join(left(root()) right(root()))"
+    calls.clear()
+    again = make_chain(tmp_path / "out", source, calls)
+    assert calls == [] and all(result.skipped for result in again.results.values())
+    assert again.results["join"].facts == {"length": 2}
+    assert again.results["join"].seconds == first.results["join"].seconds
+
+
+def test_a_change_redoes_what_depends_on_it(source, tmp_path):
+    calls = []
+    make_chain(tmp_path / "out", source, calls)
+    calls.clear()
+    make_chain(tmp_path / "out", source, calls, first=2)
+    assert calls == ["left", "join"]
+    calls.clear()
+    make_chain(tmp_path / "out", source, calls)  # back again: nothing was deleted
+    assert calls == []
+    (source / "a.txt").write_text("two")
+    make_chain(tmp_path / "out", source, calls)
+    assert calls == ["root", "left", "right", "join"]
+
+
+def test_inputs_are_known_by_their_content(source, tmp_path):
+    before = hash_content(source)
+    (source / ".hidden").write_text("x")
+    assert hash_content(source) == before
+    moved = source.rename(tmp_path / "elsewhere")
+    assert hash_content(moved) == before
+    (moved / "a.txt").rename(moved / "b.txt")
+    assert hash_content(moved) != before
+
+
+def test_a_step_that_was_interrupted_goes_on_in_its_folder(source, tmp_path):
+    calls = []
+    with pytest.raises(KeyboardInterrupt):
+        make_chain(tmp_path / "out", source, calls, fails=["right"])
+    calls.clear()
+    chain = make_chain(tmp_path / "out", source, calls)
+    assert calls == ["right", "join"]
+    assert (chain.results["right"].folder / "half").exists()
+
+
+def test_a_damaged_note_is_told(source, tmp_path):
+    chain = make_chain(tmp_path / "out", source, [])
+    (chain.results["left"].folder / DONE).write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        make_chain(tmp_path / "out", source, [])

@@ -1,0 +1,148 @@
+"""A chain of steps, each done once for its inputs: what `univg run` is made of.
+
+In: steps with settings, inputs and what they need of each other. Out: a folder a step, named by a
+hash of all that decides it. A step whose folder is done is skipped; a change redoes what depends
+on it and nothing else; an interrupted step goes on in its folder. Nothing is ever deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from univg import __version__
+from univg.config import to_plain
+from univg.errors import UserError
+from univg.files import make_folder, sha256_hex, sha256_of_file, write_atomic
+
+DONE = "done.json"
+KEY_DIGITS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step of a recipe."""
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """All values that decide what comes out, plain."""
+    inputs: Sequence[Path] = ()
+    """Files and folders of the user's, by whose content it is known."""
+    after: Sequence[str] = ()
+    """Steps whose results it reads."""
+    work: Callable[[Path, Mapping[str, Path]], Mapping[str, Any] | None]
+    """Does it: takes its folder and those of the steps in `after`; may return facts to keep."""
+    algorithm: int = 1
+    """Raise with every change that changes what comes out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A step that is done."""
+
+    name: str
+    folder: Path
+    key: str
+    seconds: float
+    skipped: bool
+    facts: Mapping[str, Any]
+
+
+class Chain:
+    """Steps, done in the order in which they are given."""
+
+    def __init__(self, out: Path, say: Callable[[str], None] = print) -> None:
+        self.out, self.say = out, say
+        self.results: dict[str, Result] = {}
+
+    def do(self, step: Step) -> Result:
+        """Do `step`, unless it is done; return where its result is."""
+        missing = [name for name in step.after if name not in self.results]
+        if missing:
+            raise AssertionError(f"step {step.name} is to follow {missing}, which are not done")
+        key = self.key_of(step)
+        folder = self.out / "steps" / f"{step.name}-{key}"
+        found = read_done(folder)
+        if found is None:
+            found = self._work(step, folder, key)
+            skipped = False
+        else:
+            skipped = True
+            self.say(f"{step.name}: done before, in {folder}")
+        result = Result(
+            name=step.name,
+            folder=folder,
+            key=key,
+            seconds=float(found["seconds"]),
+            skipped=skipped,
+            facts=found["facts"],
+        )
+        self.results[step.name] = result
+        return result
+
+    def key_of(self, step: Step) -> str:
+        """Return the hash of all that decides the result of `step`."""
+        decides = {
+            "version": __version__,
+            "algorithm": step.algorithm,
+            "name": step.name,
+            "settings": to_plain(dict(step.settings)),
+            "inputs": [hash_content(path) for path in step.inputs],
+            "after": {name: self.results[name].key for name in step.after},
+        }
+        text = json.dumps(decides, sort_keys=True, default=str)
+        return sha256_hex(text.encode())[:KEY_DIGITS]
+
+    def _work(self, step: Step, folder: Path, key: str) -> dict[str, Any]:
+        self.say(f"{step.name}: {folder}")
+        make_folder(folder)
+        earlier = read_seconds(folder)
+        start = time.monotonic()
+        try:
+            facts = step.work(folder, {name: self.results[name].folder for name in step.after})
+        finally:
+            seconds = earlier + time.monotonic() - start
+            write_atomic(folder / ".univg-seconds", f"{seconds:.2f}".encode())
+        done = {"key": key, "seconds": round(seconds, 2), "facts": dict(facts or {})}
+        write_atomic(folder / DONE, (json.dumps(done, indent=1) + "\n").encode())
+        return done
+
+
+def read_done(folder: Path) -> dict[str, Any] | None:
+    """Return what a finished step has left, None where it is not finished."""
+    path = folder / DONE
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_bytes())
+        return {"seconds": float(found["seconds"]), "facts": dict(found["facts"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: is damaged ({error}); delete {folder} and run again") from error
+
+
+def read_seconds(folder: Path) -> float:
+    """Return the seconds that broken tries at a step have taken."""
+    try:
+        return float((folder / ".univg-seconds").read_text())
+    except (OSError, ValueError):
+        return 0.0
+
+
+def hash_content(path: Path) -> str:
+    """Return a checksum of a file, or of all files below a folder with their names.
+
+    Hidden files and temporary ones do not count; where the folder lies does not, either.
+    """
+    if path.is_file():
+        return sha256_of_file(path)
+    files = sorted(p for p in path.rglob("*") if p.is_file() and not _is_hidden(p, path))
+    lines = [f"{sha256_of_file(p)} {p.relative_to(path).as_posix()}" for p in files]
+    return sha256_hex("\n".join(lines).encode())
+
+
+def _is_hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
