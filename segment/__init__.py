@@ -1,1 +1,1 @@
-"""Segmentation: networks, fit, predict, evaluate. Nothing here yet."""
+"""Segmentation: networks, fit, predict, evaluate.."""

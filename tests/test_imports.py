@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 STAGES = ("loop", "sca", "train", "generate", "segment", "data_cards")
 MAY_MEET = {("generate", "sca"), ("train", "loop"), ("segment", "loop")}
-NAME_STAGES = {"cli", "recipe", "demo", "demo_engines", "demo_figures", "demo_pairs"}
+NAME_STAGES = {"cli", "recipe", "demo", "demo_engines", "demo_figures", "demo_pairs", "recipe_chain"}
 """Core modules that run stages; they import them inside functions only."""
 DEEP = {
     "torch",

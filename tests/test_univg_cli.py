@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from univg import __version__
-from univg.cli import COMMANDS, GROUPS, LATER, main, overview
+from univg.cli import COMMANDS, GROUPS, main, overview
 
 HEAVY = ("numba", "cv2", "torch", "scipy", "skimage", "pydantic", "tyro", "numpy", "PIL", "rich")
 SYNTH = ["sca", "synth"]
@@ -207,9 +207,3 @@ def test_a_warning_is_one_line_without_code(tmp_path, capsys):
         assert main(["sca", "murray", str(tmp_path)]) == 0
     error = capsys.readouterr().err
     assert error.startswith("univg: warning: ") and ".py:" not in error
-
-
-@pytest.mark.parametrize("name", LATER)
-def test_a_later_stage_is_named_as_such(name, capsys):
-    assert main([name]) == 2
-    assert "not part of version" in capsys.readouterr().err

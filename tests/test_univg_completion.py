@@ -43,7 +43,7 @@ def complete_bash(scripts, line: str) -> list[str]:
     ("line", "offered"),
     [
         ("univg sca syn", ["synth"]),
-        ("univg s", ["sca"]),
+        ("univg s", ["sca", "segment"]),
         ("univg sca ", ["synth", "fit", "score", "show", "murray"]),
         ("univg sca synth --mod", ["--modality"]),
         ("univg sca synth --modality cor", ["coronary"]),

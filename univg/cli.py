@@ -71,6 +71,9 @@ COMMANDS: dict[str, Command] = {
     "generate pairs": Command(
         "univg.generate.pairs", "Pairs", "masks, then an image for each, in one go"
     ),
+    "generate compare": Command(
+        "univg.generate.compare", "Compare", "how near sets of pairs are to a real one, how varied"
+    ),
     "generate one": Command(
         "univg.generate.one", "One", "make one item of a run again, and compare"
     ),
@@ -94,11 +97,9 @@ COMMANDS: dict[str, Command] = {
     "adapter info": Command(
         "univg.train.adapter_commands", "Info", "what an adapter file holds", "run_info"
     ),
+    "run": Command("univg.recipe", "Recipe", "five shots to pairs and a segmenter, in one go"),
     "demo": Command("univg.demo", "Demo", "masks and adapted engines, measured, as one page"),
 }
-
-LATER = ("run",)
-"""Places in the scheme that a later version fills."""
 
 GROUPS = {
     "sca": "masks by space colonization",
@@ -187,8 +188,6 @@ def _split_name(words: list[str]) -> tuple[str, list[str]]:
 
 
 def _unknown(name: str, valid: list[str]) -> str:
-    if name in LATER:
-        return f"`univg {name}` is not part of version {__version__}; `univg --help` lists what is"
     near = difflib.get_close_matches(name, valid, n=1)
     hint = f"did you mean `univg {near[0]}`? " if near else ""
     return f"`{name}` is not a command; {hint}`univg --help` lists them"
@@ -227,7 +226,7 @@ def overview(group: str = "") -> str:
         if head != last and head in GROUPS:
             lines += ["", f"{head}: {GROUPS[head]}"]
         last = head
-        lines.append(f"  univg {name:<14} {command.summary}")
+        lines.append(f"  univg {name:<18} {command.summary}")
     lines += [
         "",
         "univg COMMAND --help         options, units, defaults",

@@ -1,0 +1,262 @@
+"""A training run of a segmenter from its folders to its page.
+
+In: settings. Out: a run folder that is locked, claimed and gone on with like those of engines:
+`model.safetensors`, `result.json`, `config.yaml`, checkpoints, figures, `report.html`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from univg.config import settings, to_yaml
+from univg.errors import UserError
+from univg.files import make_folder, write_atomic
+from univg.manifest import claim_folder, lock_folder
+from univg.pairs import Pair
+
+from .data_store import Store
+from .fit import Fit, count_synthetic, parse_options, resolve
+from .fit_data import Data, arrange, choose_cut, read_pairs
+from .fit_files import (
+    RESULT,
+    describe_model,
+    describe_run,
+    save_best,
+    write_environment,
+    write_result,
+)
+from .networks import build_network, check_network
+from .predict_tiles import round_tile
+from .thresholds import choose_threshold, find_dice
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from univg.loop.loop import Outcome
+
+    from .fit_task import SegmentTask
+    from .net_frame import Segmenter
+
+TILE_PX = 512
+
+
+def fit_segmenter(asked: Fit) -> Outcome:
+    """Train a segmenter; return how it went."""
+    from univg.loop.folds import choose_steps, folder_of
+
+    given = asked
+    shots, synthetic = read_pairs(asked)
+    asked = resolve(asked, max(1, len(shots) - asked.hold_out), len(synthetic))
+    check_request(asked)
+    if not asked.leave_one_out:
+        return _fit(asked, shots, synthetic, None)
+
+    def fit_fold(fold: Fold) -> Outcome:
+        return _fit(_as(Fit, fold), shots, synthetic, None)
+
+    asked = _as(Fit, choose_steps(_as(Fold, asked), len(shots), fit_fold))
+    return _fit(asked, shots, synthetic, read_threshold(folder_of(given.out), len(shots)))
+
+
+@settings
+class Fold(Fit):
+    """A fold of leave-one-out, which is handed down the folder of a cache too."""
+
+    cache: Path | None = None
+    """Of no use here."""
+
+
+Kind = TypeVar("Kind", bound=Fit)
+
+
+def _as(kind: type[Kind], asked: Fit) -> Kind:
+    names = {field.name for field in dataclasses.fields(kind)}
+    return kind(**{name: value for name, value in vars(asked).items() if name in names})
+
+
+def describe_plan(asked: Fit) -> str:
+    """Say what a run would do, without torch."""
+    shots, synthetic = read_pairs(asked)
+    asked = resolve(asked, max(1, len(shots) - asked.hold_out), len(synthetic))
+    check_request(asked)
+    data = arrange(asked, shots, synthetic)
+    cut = choose_cut(asked, data)
+    made = count_synthetic(asked.batch or 1, asked.synthetic_share or 0.0, len(synthetic))
+    total = (asked.max_steps or 0) * (asked.batch or 1)
+    what = "whole images of" if cut.whole else "patches of"
+    return (
+        f"{len(data.real)} shots, {len(data.held_out)} held out, {len(synthetic)} synthetic pairs; "
+        f"{data.how.channels}, longest side "
+        f"{data.how.longest_px or 'as it is'}, {what} {cut.side_px} px.\n"
+        f"Network {asked.network}, preset {asked.preset}: {asked.max_steps} steps of {asked.batch} "
+        f"({made} of them synthetic), {total} samples; {asked.loss}, {asked.optimizer}, learning "
+        f"rate {asked.learning_rate:g}, {asked.schedule}.\n"
+        "Time: told after the first step.\n"
+        f"Writes {asked.out / 'model.safetensors'}, report.html, checkpoints every "
+        f"{asked.save_every} steps, metrics.jsonl."
+    )
+
+
+def check_request(asked: Fit) -> None:
+    """Refuse what cannot work, before anything is built."""
+    assert asked.network is not None
+    check_network(asked.network, parse_options(asked.network_options))
+    _check_packages(asked)
+    if asked.tracker != "none" and importlib.util.find_spec(asked.tracker) is None:
+        raise UserError(
+            f"--tracker {asked.tracker} needs the package {asked.tracker}, which is not installed: "
+            f"`pip install {asked.tracker}`, or take --tracker none"
+        )
+
+
+def read_threshold(folds: Path, count: int) -> float:
+    """Return the threshold that suits best the shots that each fold had left out."""
+    curves = []
+    for number in range(count):
+        found = json.loads((folds / str(number + 1) / RESULT).read_text(encoding="utf-8"))
+        curves += [np.array(curve, np.float64) for curve in found["dice_by_threshold"]]
+    return choose_threshold(curves)[0]
+
+
+def _check_packages(asked: Fit) -> None:
+    for name in ("onnx", "onnxruntime") if asked.onnx else ():
+        if importlib.util.find_spec(name) is None:
+            raise UserError(
+                f"--onnx needs the package {name}, which is not installed: "
+                "`pip install 'univg[onnx]'`, or leave --onnx away"
+            )
+
+
+def _fit(
+    asked: Fit, shots: Sequence[Pair], synthetic: Sequence[Pair], threshold: float | None
+) -> Outcome:
+    from univg.loop.device import make_accelerator
+
+    data = arrange(asked, shots, synthetic)
+    make_folder(asked.out)
+    accelerator = make_accelerator(asked)
+    with contextlib.ExitStack() as stack:
+        if accelerator.is_main_process:
+            stack.enter_context(lock_folder(asked.out))
+            claim_folder(asked.out, describe_run(asked, data, threshold))
+            write_atomic(asked.out / "config.yaml", to_yaml(asked).encode())
+            write_environment(asked.out, accelerator)
+        accelerator.wait_for_everyone()
+        task = make_task(asked, data, threshold)
+        return _train(asked, data, task, accelerator)
+
+
+def make_task(asked: Fit, data: Data, threshold: float | None = None) -> SegmentTask:
+    """Return the task of a run."""
+    import torch
+
+    from .fit_task import SegmentTask, Tiling
+
+    cut = choose_cut(asked, data)
+    options = parse_options(asked.network_options)
+    side = cut.side_px
+    fixed = is_fixed(asked.network or "")
+    size = (side, side) if fixed else None
+    network: Segmenter = build_network(
+        asked.network or "", data.how.count, size, seed=asked.seed, **options
+    )
+    tiling = Tiling(tile_px=side if fixed else max(TILE_PX, round_tile(side)), fixed=fixed)
+    stores = [Store(pairs, data.how, asked.memory_mb / 3) if pairs else None
+              for pairs in (data.real, data.synthetic, data.held_out)]  # fmt: skip
+    real, synthetic, held_out = stores
+    assert real is not None
+    task = SegmentTask(
+        network,
+        asked.loss or "bce",
+        real,
+        synthetic,
+        batch=asked.batch or 1,
+        synthetic_count=count_synthetic(
+            asked.batch or 1, asked.synthetic_share or 0.0, len(data.synthetic)
+        ),
+        cut=cut,
+        tiling=tiling,
+        seed=asked.seed,
+        held_out=held_out,
+        channels_last=torch.cuda.is_available()
+        if asked.channels_last is None
+        else asked.channels_last,
+        facts=describe_model(asked, data, tiling.tile_px, tiling.fixed),
+    )
+    task.fixed_threshold = threshold
+    return task
+
+
+def is_fixed(network: str) -> bool:
+    """Whether a network may work at one size only: those of others are not known to take any."""
+    return ":" in network
+
+
+def _train(asked: Fit, data: Data, task: SegmentTask, accelerator: Accelerator) -> Outcome:
+    from univg.loop.loop import train
+
+    from .fit_report import write_report
+
+    def say(text: str) -> None:
+        if accelerator.is_main_process:
+            print(text, flush=True)  # noqa: T201
+
+    say(describe_start(asked, data, task, accelerator))
+    outcome = train(task, asked, accelerator, say)
+    if not accelerator.is_main_process:
+        return outcome
+    threshold, dice, curves = task.score()
+    if task.fixed_threshold is not None:
+        threshold = task.fixed_threshold
+        dice = find_dice(curves, threshold)
+    outcome.files += export_model(asked, asked.out / MODEL)
+    if task.held_out and (outcome.best_step or outcome.steps) < outcome.steps:
+        outcome.files += save_best(asked.out, task)
+    write_result(
+        asked, outcome, {"threshold": threshold, "dice": dice, "dice_by_threshold": curves}
+    )
+    write_report(asked, data, task, outcome, (threshold, dice, curves))
+    say(describe_end(asked, task, outcome, threshold, dice))
+    return outcome
+
+
+def describe_start(asked: Fit, data: Data, task: SegmentTask, accelerator: Accelerator) -> str:
+    """Return what is trained, in a line or two."""
+    weights = sum(weight.numel() for weight in task.trained().values())
+    precision = accelerator.mixed_precision
+    what = f"{'images' if task.cut.whole else 'patches'} of {task.cut.side_px} px"
+    text = (
+        f"{asked.network}: {weights / 1e6:,.2f} M weights; {len(data.real)} shots, "
+        f"{len(data.synthetic)} synthetic pairs ({task.synthetic_count} of each batch of "
+        f"{asked.batch}), {what}, {asked.max_steps} steps on {accelerator.device}, precision "
+        f"{'fp32' if precision == 'no' else precision}"
+    )
+    if not task.held_out and not asked.leave_one_out and asked.stop_at is None:
+        text += (
+            "\nno shot is held out, so nothing is validated on; --hold-out or --leave-one-out "
+            "shows overtraining"
+        )
+    return text
+
+
+def describe_end(
+    asked: Fit, task: SegmentTask, outcome: Outcome, threshold: float, dice: float
+) -> str:
+    """Return how it went, in a line."""
+    made = (outcome.steps - outcome.first_step) * (asked.batch or 1)
+    text = f"{outcome.steps} steps, {outcome.samples} samples"
+    if made:
+        text += f"; {made / max(outcome.seconds, 1e-9):,.1f} samples/s in {outcome.seconds:,.0f} s"
+    whom = "held-out shots" if task.held_out else "the shots it was trained on"
+    text += f"; Dice {dice:.4f} on {whom}, cut at {threshold:g}"
+    if task.held_out and outcome.best_step is not None:
+        text += f"; best {1 - outcome.best_check:.4f} at step {outcome.best_step}"
+    return f"{text}; {', '.join(map(str, outcome.files))}"

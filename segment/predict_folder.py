@@ -1,0 +1,208 @@
+"""The images of a folder, and the run folder of what is found in them.
+
+In: a folder of images, a `Predictor`. Out: those that can be read, with their fields of view, or
+one report of all that cannot; and a `Maker` of masks, probabilities and overlays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from univg.errors import DataError, Problem, ProblemReport
+from univg.files import sha256_of_file
+from univg.images import ImageArray, PictureError, encode_image, list_pictures, read_image
+from univg.masks import BoolMask, encode_mask, inspect_mask
+from univg.pairs import match_stems
+from univg.run_folder import Made, Maker
+
+from .data import Preparation, Prepared
+from .data_store import THREADS
+from .fit_pictures import tint_mask, to_display
+from .predictor import Predictor
+
+DEEP = 65_535
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image that can be read."""
+
+    path: Path
+    fov: Path | None
+    sha256: str
+    """Of its file, and of that of its field of view."""
+    grey: bool
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What a folder holds."""
+
+    items: list[Item]
+    problems: list[Problem]
+
+    def notes(self, how: Preparation) -> list[str]:
+        """Return a line where images are not of the kind that the model was trained on."""
+        grey = sum(item.grey for item in self.items)
+        coloured = len(self.items) - grey
+        if how.channels == "rgb" and grey:
+            return [
+                f"{grey} of {len(self.items)} images are grey, the model takes colour: repeated"
+            ]
+        if how.channels != "rgb" and coloured:
+            taken = "the green channel" if how.channels == "green" else "grey"
+            return [
+                f"{coloured} of {len(self.items)} images have colour; {taken} is taken, as in "
+                "training"
+            ]
+        return []
+
+    def checksum(self) -> str:
+        """Return one checksum of all images and their names."""
+        text = "\n".join(f"{item.path.stem}\0{item.sha256}" for item in self.items)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def list_images(folder: Path, skip_bad: bool = False) -> Listed:
+    """Return the images of `folder`, each read once; all that cannot be used is in one report."""
+    if not folder.is_dir():
+        what = "is a file; give the folder it lies in" if folder.exists() else "does not exist"
+        raise DataError(f"{folder}: {what}")
+    inner = folder / "images"
+    paths = list_pictures(inner if inner.is_dir() else folder)
+    if not paths:
+        raise DataError(f"{folder}: holds no picture (png, tif, gif, bmp, ppm or jpg); check it")
+    views = _find_views(folder, paths)
+    problems = _find_doubles(paths)
+    doubled = {problem.path for problem in problems}
+    items: list[Item] = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        for found in pool.map(lambda path: _look_at(path, views.get(path)), paths):
+            if isinstance(found, Problem):
+                problems.append(found)
+            elif found.path not in doubled:
+                items.append(found)
+    if problems and not skip_bad:
+        count = f"{len(problems)} of {len(paths)} images cannot be used"
+        raise ProblemReport(problems, f"{folder}: {count}; --skip-bad leaves them out")
+    if not items:
+        raise ProblemReport(problems, f"{folder}: none of its images can be used")
+    return Listed(items, problems)
+
+
+class PredictMaker(Maker):
+    """Masks, probabilities and overlays of images."""
+
+    unit: ClassVar[str] = "images"
+    folders: ClassVar[Mapping[str, str]] = {
+        "mask": "masks",
+        "probability": "probabilities",
+        "overlay": "overlays",
+    }
+    label = "segment"
+    block = 4  # a killed run loses no more images than that
+
+    def __init__(
+        self, predictor: Predictor, items: Sequence[Item], identity: Mapping[str, Any]
+    ) -> None:
+        self.predictor, self.items, self._identity = predictor, list(items), dict(identity)
+
+    def identity(self) -> dict[str, Any]:
+        return self._identity
+
+    def id_of(self, index: int) -> str:
+        return self.items[index].path.stem
+
+    def load(self, indices: Sequence[int]) -> list[tuple[int, ImageArray, Any, Prepared]]:
+        loaded = []
+        for index in indices:
+            item = self.items[index]
+            image = read_image(item.path)
+            fov = None if item.fov is None else inspect_mask(item.fov).mask
+            try:
+                loaded.append((index, image, fov, self.predictor.prepare(image, fov)))
+            except DataError as error:
+                raise DataError(f"{item.path}: {error}") from error
+        return loaded
+
+    def draw(self, loaded: Any) -> Any:
+        return [
+            (index, image, fov, self.predictor.run(prepared))
+            for index, image, fov, prepared in loaded
+        ]
+
+    def finish(self, drawn: Any) -> list[Made]:
+        return [self._finish(*one) for one in drawn]
+
+    def _finish(
+        self, index: int, image: ImageArray, fov: BoolMask | None, probability: Any
+    ) -> Made:
+        found = self.predictor.finish(image, probability, fov)
+        deep = np.round(found.probability * DEEP).astype(np.uint16)
+        shown = image if image.ndim == 3 else image[:, :, None]
+        low, high = float(image.min()), float(image.max())
+        light = to_display((shown.astype(np.float32) - low) / max(high - low, 1.0))
+        files = {
+            "mask": encode_mask(found.mask),
+            "probability": encode_image(deep),
+            "overlay": encode_image(tint_mask(light, found.mask)),
+        }
+        item = self.items[index]
+        row = {
+            "source": item.path.name,
+            "source_sha256": item.sha256,
+            "height": image.shape[0],
+            "width": image.shape[1],
+            "threshold": self.predictor.threshold,
+            "vessel_share": round(float(found.mask[found.fov].mean()), 6) if found.fov.any() else 0,
+            "fov_share": round(float(found.fov.mean()), 6),
+        }
+        return Made(index, files, row)
+
+
+def _find_views(folder: Path, paths: Sequence[Path]) -> dict[Path, Path]:
+    place = folder / "fov"
+    if not place.is_dir():
+        return {}
+    return {image: view for _, image, view in match_stems(paths, list_pictures(place)).pairs}
+
+
+def _find_doubles(paths: Sequence[Path]) -> list[Problem]:
+    """Return files that would be written under one name."""
+    first: dict[str, Path] = {}
+    problems = []
+    for path in paths:
+        # Letter case: some disks know no difference.
+        other = first.setdefault(path.stem.casefold(), path)
+        if other != path:
+            detail = f"has the same name as {other.name}, but for its ending"
+            problems.append(
+                Problem(path=path, kind="duplicate", detail=detail, remedy="rename one of them")
+            )
+    return problems
+
+
+def _look_at(path: Path, fov: Path | None) -> Item | Problem:
+    try:
+        image = read_image(path)
+        digest = sha256_of_file(path)
+        if fov is not None:
+            view = inspect_mask(fov)
+            if view.size != (image.shape[1], image.shape[0]):
+                wide, high = view.size
+                detail = f"its field of view is {wide}x{high} px, the image "
+                detail += f"{image.shape[1]}x{image.shape[0]} px"
+                return Problem(path=path, kind="size", detail=detail, remedy="give one that fits")
+            digest = hashlib.sha256((digest + sha256_of_file(fov)).encode()).hexdigest()
+    except PictureError as error:
+        return error.problem
+    except OSError as error:
+        return Problem(path=path, kind="unreadable", detail=f"cannot be read ({error.strerror})")
+    return Item(path, fov, digest, image.ndim == 2)

@@ -1,0 +1,245 @@
+"""`univg segment fit`: learns, keeps the synthetic share, resumes exactly, refuses early."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from training_shots import SIZE, write_shots
+
+from univg.cli import main
+from univg.errors import ConfigError, ResumeError, UserError
+from univg.files import sha256_of_file
+from univg.loop.checkpoints import load_newest
+from univg.loop.loop import BEST
+from univg.segment import fit
+from univg.segment.fit import Fit, count_steps, count_synthetic, parse_options, resolve
+from univg.segment.fit_data import arrange, read_pairs
+from univg.segment.fit_run import make_task
+from univg.segment.fit_task import SegmentTask
+from univg.segment.thresholds import THRESHOLDS, choose_threshold, score_thresholds
+from univg.segment.weights import load_network, read_card
+
+TINY: dict[str, Any] = {
+    "network": "unet-small",
+    "network_options": ("channels=4", "depth=3"),
+    "patch_px": 32,
+    "max_steps": 6,
+    "batch": 4,
+    "save_every": 2,
+    "validate_every": 3,
+    "preview_every": 0,
+    "report_samples": 1,
+    "precision": "no",
+    "tracker": "none",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with five shots and eight synthetic pairs."""
+    place = tmp_path_factory.mktemp("segment")
+    write_shots(place / "shots")
+    write_shots(place / "made", 8)
+    return place
+
+
+def settings_for(place: Path, out: Path, **changed: Any) -> Fit:
+    given = {"shots": place / "shots", "synthetic": (place / "made",), "out": out}
+    return Fit(**{**given, **TINY, **changed})
+
+
+def task_for(place: Path, **changed: Any) -> SegmentTask:
+    asked = settings_for(place, place / "unused", **changed)
+    shots, made = read_pairs(asked)
+    asked = resolve(asked, len(shots), len(made))
+    return make_task(asked, arrange(asked, shots, made))
+
+
+def test_it_learns_lines_on_noise(place, tmp_path):
+    asked = settings_for(
+        place, tmp_path / "out", max_steps=120, batch=4, hold_out=1, ema=0.9, warmup_steps=5,
+        network_options=("channels=8", "depth=3"), augment="light", save_every=120,
+        validate_every=60, preview_every=120, learning_rate=1e-2,
+    )  # fmt: skip
+    fit.run(asked)
+    found = json.loads((asked.out / "result.json").read_text())
+    assert found["dice"] > 0.8, found["dice"]
+    card = read_card(asked.out / "model.safetensors")
+    assert card.threshold == found["threshold"] and card.channels_in == 1
+    assert card.facts["preparation"]["channels"] == "grey"
+    assert card.facts["training"]["held_out"] == ["shot-4"]
+    page = (asked.out / "report.html").read_text()
+    assert "Held-out shots" in page and "shot-4" in page and "http" not in page.split("<body>")[1]
+    assert len(list((asked.out / "previews").glob("*.png"))) == 2
+
+
+def test_a_resumed_run_equals_one_in_one_go(place, tmp_path):
+    changed = {"hold_out": 1, "ema": 0.9, "augment": "strong", "schedule": "cosine"}
+    whole = settings_for(place, tmp_path / "whole", **changed)
+    parts = settings_for(place, tmp_path / "parts", **changed)
+    fit.run(whole)
+    fit.run(dataclasses.replace(parts, stop_at=3, memory_mb=0))
+    fit.run(dataclasses.replace(parts, micro_batch=4))
+    for name in ("model.safetensors", BEST):
+        assert sha256_of_file(whole.out / name) == sha256_of_file(parts.out / name), name
+    states = [load_newest(asked.out) for asked in (whole, parts)]
+    assert states[0] is not None and states[1] is not None
+    assert states[0].tensors.keys() == states[1].tensors.keys()
+    for name, tensor in states[0].tensors.items():
+        assert torch.equal(tensor, states[1].tensors[name]), name
+
+
+def test_the_statistics_of_the_file_belong_to_its_weights(place, tmp_path):
+    """Also with a moving average, whose weights were never trained with."""
+    asked = settings_for(place, tmp_path / "out", ema=0.95, hold_out=1)
+    fit.run(asked)
+    network, _ = load_network(asked.out / "model.safetensors")
+    task = task_for(place, hold_out=1, ema=0.95)
+    with torch.no_grad():
+        for name, weight in task.network.named_parameters():
+            weight.copy_(dict(network.named_parameters())[name])
+    task.module.refresh_statistics()
+    for name, buffer in task.network.named_buffers():
+        assert torch.equal(buffer, dict(network.named_buffers())[name]), name
+
+
+@pytest.mark.parametrize(
+    ("share", "count"), [(0.5, 2), (0.0, 0), (1.0, 4), (0.25, 1), (0.01, 1), (0.99, 3)]
+)
+def test_each_batch_holds_the_share_of_synthetic_pairs(place, share, count):
+    task = task_for(place, synthetic_share=share, vessel_share=0.0)
+    assert task.synthetic_count == count == count_synthetic(4, share, 8)
+    for step in range(3):
+        task._recent.clear()
+        rng = np.random.default_rng(step)
+        for item in range(task.items):
+            task.load(item, rng)
+        assert sum("made" in name for name in task._recent) == count
+
+
+def test_without_synthetic_pairs_all_are_real(place):
+    task = task_for(place, synthetic=())
+    assert task.synthetic_count == 0 and task.synthetic is None
+    assert task.load(0, np.random.default_rng(0))["image"].shape == (1, 32, 32)
+
+
+def test_a_sample_follows_from_its_generator_alone(place):
+    one, other = task_for(place, augment="strong"), task_for(place, augment="strong", memory_mb=0)
+    for item in (0, 3, 1):
+        samples = [task.load(item, np.random.default_rng(item)) for task in (one, other)]
+        for name, value in samples[0].items():
+            assert torch.equal(value, samples[1][name])
+
+
+def test_whole_images_of_the_paper(place):
+    task = task_for(place, preset="paper", patch_px=None, max_steps=None, epochs=2, batch=4)
+    assert task.cut.whole and task.cut.side_px == SIZE and task.cut.level == "none"
+    assert task.module.loss == "bce"
+
+
+def test_length_is_counted_in_epochs_or_steps(place, tmp_path):
+    assert count_steps(300, 4, 2, 5, 500) == 300 * 250
+    assert count_steps(300, 4, 0, 5, 0) == 300 * 2
+    asked = Fit(shots=place, out=tmp_path / "x", preset="paper")
+    assert resolve(asked, 5, 500).max_steps == 75_000
+    assert resolve(dataclasses.replace(asked, epochs=10), 5, 500).max_steps == 2500
+    assert resolve(dataclasses.replace(asked, max_steps=7), 5, 500).max_steps == 7
+    laptop = resolve(dataclasses.replace(asked, preset="laptop", max_steps=40), 5, 0)
+    assert laptop.warmup_steps == 4
+    strong = dataclasses.replace(asked, preset="strong")
+    assert resolve(strong, 5, 0).network_options == ("channels=32",)
+    swin = dataclasses.replace(strong, network="swin-unet")
+    assert resolve(swin, 5, 0).network_options == ()
+    with pytest.raises(ConfigError, match="epochs and max_steps"):
+        resolve(dataclasses.replace(asked, epochs=1, max_steps=1), 5, 0)
+
+
+def test_leave_one_out_finds_steps_and_threshold(place, tmp_path):
+    asked = settings_for(
+        place, tmp_path / "out", leave_one_out=True, synthetic=(), wanted=2, max_steps=4,
+        validate_every=2,
+    )  # fmt: skip
+    fit.run(asked)
+    folds = tmp_path / "out-folds"
+    found = json.loads((folds / "leave-one-out.json").read_text())
+    state = load_newest(asked.out)
+    assert state is not None and state.step == found["best_step"]
+    curves = [
+        np.array(curve)
+        for k in (1, 2)
+        for curve in json.loads((folds / str(k) / "result.json").read_text())["dice_by_threshold"]
+    ]
+    card = read_card(asked.out / "model.safetensors")
+    assert card.threshold == choose_threshold(curves)[0]
+    assert card.facts["threshold"] == {"on": "shots left out in turn"}
+    assert len(card.facts["training"]["shots"]) == 2
+    assert "Leave-one-out" in (asked.out / "report.html").read_text()
+
+
+def test_another_run_is_refused_and_left_as_it_is(place, tmp_path):
+    asked = settings_for(place, tmp_path / "out", max_steps=2)
+    fit.run(asked)
+    before = sha256_of_file(asked.out / "model.safetensors")
+    with pytest.raises(ResumeError, match="another run"):
+        fit.run(dataclasses.replace(asked, loss="dice"))
+    with pytest.raises(ResumeError, match="another run"):
+        fit.run(dataclasses.replace(asked, synthetic=()))
+    assert sha256_of_file(asked.out / "model.safetensors") == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"network": "unet-smal"}, "did you mean unet-small"),
+        ({"network_options": ("chanels=4",)}, "no option chanels"),
+        ({"network_options": ("channels",)}, "name=value"),
+        ({"hold_out": 5}, "leaves none"),
+        ({"left_out": 5}, "there are 5 shots"),
+        ({"wanted": 6}, "6 are asked for"),
+        ({"patch_px": 8}, "at least 16"),
+        ({"gradient_checkpointing": True}, "gradient_checkpointing"),
+        ({"fov": "given"}, "--fov"),
+    ],
+)
+def test_mistakes_are_told_before_the_work_starts(place, tmp_path, changed, told):
+    with pytest.raises(UserError, match=told):
+        fit.run(settings_for(place, tmp_path / "out", **changed))
+    assert not list(tmp_path.glob("out/checkpoints/*"))
+
+
+def test_the_plan_says_what_would_be_done(place, tmp_path, capsys):
+    words = ["segment", "fit", "--shots", str(place / "shots"), "--synthetic", str(place / "made"),
+             "--out", str(tmp_path / "out"), "--hold-out", "1", "--dry-run"]  # fmt: skip
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "4 shots, 1 held out, 8 synthetic pairs" in told and "1000 steps of 8" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_of_a_network_are_read_as_yaml():
+    words = ("channels=8", "depths=[2, 2]", "norm=instance")
+    assert parse_options(words) == {"channels": 8, "depths": [2, 2], "norm": "instance"}
+
+
+def test_dice_by_threshold():
+    mask = np.zeros((8, 8), bool)
+    mask[:, :3] = True
+    fov = np.ones_like(mask)
+    fov[0] = False
+    probability = np.where(mask, 0.7, 0.2).astype(np.float32)
+    probability[0] = 1.0  # outside, so that it does not count
+    curve = score_thresholds(probability, mask, fov)
+    truth = mask & fov
+    found = [fov & (probability >= threshold) for threshold in THRESHOLDS]
+    cut = [2 * (truth & one).sum() / (truth.sum() + one.sum()) for one in found]
+    inner = (np.abs(THRESHOLDS - 0.7) > 0.011) & (np.abs(THRESHOLDS - 0.2) > 0.011)
+    assert np.allclose(curve[inner], np.array(cut)[inner])
+    assert choose_threshold([curve]) == (0.5, 1.0)
+    empty = score_thresholds(np.zeros((8, 8), np.float32), np.zeros_like(mask), fov)
+    assert (empty == 1).all()
