@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .compare_scores import Compared
+    from .compare_sets import MeasuredSet
     from .compare_tables import Table
 
 DEFAULT_WORKERS = max(1, min(8, os.cpu_count() or 1))
@@ -99,6 +101,8 @@ def run(settings: Compare) -> Compared:
         workers=settings.workers,
     )
     real, *others = (sets[name] for name in folders)
+    if shots in sets:
+        _warn_of_shots_among(real, sets[shots])
     found = score_sets(
         real,
         others,
@@ -156,6 +160,18 @@ def write_report(found: Compared, tables: Sequence[Table], settings: Compare) ->
             settings.out / REPORT: page.html().encode(),
         }
     )
+
+
+def _warn_of_shots_among(real: MeasuredSet, shots: MeasuredSet) -> None:
+    from .compare_sets import count_shared
+
+    shared = count_shared(real, shots)
+    if shared:
+        warnings.warn(
+            f"{shared} of the images of {real.folder} are shots: what was made from them lies "
+            "nearer to that set than to new real ones; leave them out of it",
+            stacklevel=3,
+        )
 
 
 def _tell(found: Compared, page: Path) -> None:

@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 FloatArray = npt.NDArray[np.float64]
 Picture = npt.NDArray[np.uint8]
 
-WIDTH_PX, HEIGHT_PX = 720, 560
-LEGEND_PX, EDGE_PX = 30, 18  # a line of the legend; the rim kept free
+WIDTH_PX, HEIGHT_PX = 640, 500
+LEGEND_PX, EDGE_PX = 36, 18  # a line of the legend; the rim kept free
 _FINER = 3  # drawn larger and shrunk: PIL's shapes have no smooth edges
 _INKS = ((30, 90, 160), (206, 84, 0), (40, 130, 70), (150, 60, 140), (120, 120, 120), (20, 20, 20))
 _FORMS = ("circle", "square", "triangle", "diamond")
@@ -46,7 +46,7 @@ def draw_clouds(clouds: Sequence[tuple[str, FloatArray]]) -> Picture:
         _draw_point(draw, number, EDGE_PX * _FINER, y * _FINER, _LARGE * _FINER)
     small = sheet.resize((WIDTH_PX, HEIGHT_PX + legend), Image.Resampling.LANCZOS)
     writing = ImageDraw.Draw(small)
-    font = ImageFont.load_default(21)
+    font = ImageFont.load_default(26)
     for number, (name, places) in enumerate(clouds):
         y = HEIGHT_PX + EDGE_PX / 2 + (number + 0.5) * LEGEND_PX
         text = f"{name} ({len(places):,})"

@@ -73,7 +73,10 @@ def draw_both_clouds(found: Compared, seed: int) -> tuple[Picture, Picture]:
     sets = [one.measured for one in found.rows]
     count = min(min(map(len, sets)), MOST_POINTS // len(sets))
     taken = [_take(one, count, seed) for one in sets]
-    names = [f"{sets[0].name}, real", *(one.name for one in sets[1:])]
+    names = [
+        "real" if sets[0].name == "real" else f"{sets[0].name}, real",
+        *(one.name for one in sets[1:]),
+    ]
     if found.shots is not None:
         taken.append(list(found.shots.pairs)[:count])
         names.append("shots")

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from univg.distance import (
-    LEAST_ITEMS,
     Comparison,
     Difference,
     Scaling,
@@ -22,14 +21,13 @@ from univg.distance import (
     fit_scaling,
     rank_differences,
 )
-from univg.errors import DataError
 from univg.looks import LOOK_FEATURES, LOOK_GROUPS, look_distance, rank_look_differences
 from univg.memorisation import Copying, measure_copying
 from univg.sca.descriptors import DESCRIPTOR_GROUPS, DESCRIPTOR_NAMES, DESCRIPTORS
 from univg.sca.murray import MurraySummary, summarise_murray
 
 from .compare_inception import InceptionScores, embed_files, score_inception
-from .compare_sets import MeasuredSet
+from .compare_sets import MeasuredSet, refuse_few
 from .compare_spread import Spread, measure_spread
 
 FloatArray = npt.NDArray[np.float64]
@@ -117,11 +115,7 @@ def score_sets(
 def choose_size(sets: Sequence[MeasuredSet]) -> int:
     """Return how many items of each set a draw takes; refuse sets that are too small."""
     for one in sets:
-        if len(one) < LEAST_ITEMS:
-            raise DataError(
-                f"{one.folder}: holds {len(one)} pairs, too few for a distance; give at least "
-                f"{LEAST_ITEMS}"
-            )
+        refuse_few(one.folder, len(one))
     return max(2, min(map(len, sets)) // 2)
 
 

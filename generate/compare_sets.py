@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from univg.distance import LEAST_ITEMS
 from univg.errors import DataError, Problem, ProblemReport
 from univg.images import ImageArray
 from univg.looks import describe_look
@@ -116,13 +117,17 @@ def measure_sets(
 ) -> dict[str, MeasuredSet]:
     """Measure up to `count` pairs of each of `folders` (name to path); all of those in `whole`.
 
-    All files that cannot be used are told in one report.
+    Sets that are too small are refused first; all files that cannot be used are told in one
+    report.
     """
     found = {name: open_pairs(folder).pairs for name, folder in folders.items()}
     chosen = {
         name: choose_pairs(pairs, None if name in whole else count, seed)
         for name, pairs in found.items()
     }
+    for name, pairs in chosen.items():
+        if name not in whole:
+            refuse_few(folders[name], len(pairs))
     every = [pair for pairs in chosen.values() for pair in pairs]
     task = functools.partial(measure_pair, size_px=size_px)
     problems: list[Problem] = []
@@ -146,6 +151,14 @@ def measure_sets(
     }
 
 
+def refuse_few(folder: Path, count: int) -> None:
+    """Raise `DataError` where `count` pairs are too few for a distance."""
+    if count < LEAST_ITEMS:
+        raise DataError(
+            f"{folder}: holds {count} pairs, too few for a distance; give at least {LEAST_ITEMS}"
+        )
+
+
 def measure_pair(pair: Pair, size_px: int) -> MeasuredPair | list[Problem]:
     """Measure one pair, its mask scaled to `size_px`; or return why that cannot be done."""
     problems, facts = read_pair(pair)
@@ -167,6 +180,12 @@ def measure_pair(pair: Pair, size_px: int) -> MeasuredPair | list[Problem]:
         image=small,
         vessels=np.asarray(share > 0),
     )
+
+
+def count_shared(real: MeasuredSet, shots: MeasuredSet) -> int:
+    """Return how many measured images of `real` are shots, pixel for pixel."""
+    known = {(image.shape, image.tobytes()) for image in shots.images}
+    return sum((image.shape, image.tobytes()) in known for image in real.images)
 
 
 def _use_one_thread() -> None:

@@ -22,7 +22,7 @@ from .compare_sets import MeasuredSet
 
 FloatArray = npt.NDArray[np.float64]
 
-NEIGHBOURS = 5
+MOST_NEIGHBOURS = 5
 MOST_BACKGROUNDS = 24
 """Items of a set whose backgrounds and masks are laid on each other: each in eight positions."""
 _STREAM = "generate.compare.spread"
@@ -47,6 +47,8 @@ class Spread:
     """The same with the nearest other background of the set itself."""
     compared: int
     """Items in the last three."""
+    neighbours: int
+    """How many neighbours a neighbourhood of the first two holds."""
 
 
 def measure_spread(
@@ -77,11 +79,17 @@ def measure_spread(
         background_likeness=match_backgrounds(first, second) if len(second) == few else None,
         background_repeats=repeat_backgrounds(own),
         compared=few,
+        neighbours=choose_neighbours(n),
     )
 
 
+def choose_neighbours(n: int) -> int:
+    """Return k for samples of `n`: five, fewer of few, or every neighbourhood would hold all."""
+    return max(1, min(MOST_NEIGHBOURS, n // 4))
+
+
 def density_and_coverage(
-    within: FloatArray, between: FloatArray, neighbours: int = NEIGHBOURS
+    within: FloatArray, between: FloatArray, neighbours: int
 ) -> tuple[float, float]:
     """Return both from distances among real items (N, N) and from real to other items (N, M).
 
@@ -137,7 +145,9 @@ def _draw_covers(
         found = (np.nan, np.nan)
         if len(second) == n:
             within = among[np.ix_(chosen, chosen)]
-            found = density_and_coverage(within, across[np.ix_(chosen, second)])
+            found = density_and_coverage(
+                within, across[np.ix_(chosen, second)], choose_neighbours(n)
+            )
         own = chosen if halves else second
         rows.append((*found, float(inside[np.ix_(own, own)].sum()) / (n * (n - 1))))
     columns = np.array(rows).T

@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from univg.distance import Comparison, Difference, Estimate
 from univg.memorisation import Copying
 from univg.sca.murray import format_exponent, format_murray
 
+from .compare_inception import MOST_DRAWS
 from .compare_scores import Compared, Scores
 
 WORST = 5
@@ -32,7 +33,8 @@ class Table:
 
 def make_tables(found: Compared) -> list[Table]:
     """Return the tables in the order they are shown."""
-    tables = [_distances(found), _variety(found), _vessels(found)]
+    tables = [_distances(found, "masks"), _distances(found, "images")]
+    tables += [_variety(found), _backgrounds(found), _vessels(found)]
     if found.shots is not None:
         tables.append(_copies(found))
     return [*tables, _differences(found)]
@@ -50,7 +52,7 @@ def make_summary(found: Compared) -> Table:
             (
                 name_row(one, found),
                 f"{len(one.measured):,}",
-                *(_distance_cells(each, floor=one is found.real)[-1] for each in pair),
+                *(_distance_cells(each, one is found.real)[-1] for each in pair),
                 *("-" if each is None else f"{each.mean:.2f}" for each in covers),
                 format_murray(one.murray),
                 *([_count_copies(one)] if found.shots is not None else []),
@@ -98,30 +100,36 @@ def floors_of(found: Compared) -> tuple[Comparison | None, Comparison | None]:
     return (first.masks, first.images) if first is not None else (None, None)
 
 
-def _distances(found: Compared) -> Table:
-    columns = ["set", "pairs", "masks: Fréchet", "masks: energy", "masks: × floor"]
-    columns += ["FD-looks", "looks: energy", "looks: × floor"]
-    columns += [found.inception_label, "Inception score"] if found.inception_label else []
+def _distances(found: Compared, kind: Literal["masks", "images"]) -> Table:
+    """Return the distances of masks or images; the first row is the floor."""
+    masks, images = floors_of(found)
+    inception = found.inception_label if kind == "images" else ""
+    name = "Fréchet" if kind == "masks" else "FD-looks"
+    columns = ["set", "pairs", name, "energy", "× floor"]
+    columns += [inception, "Inception score"] if inception else []
     rows = []
     for one in found.rows:
-        cells = [name_row(one, found), f"{len(one.measured):,}"]
-        pair = floors_of(found) if one is found.real else (one.masks, one.images)
-        for each in pair:
-            cells += _distance_cells(each, floor=one is found.real)
-        if one.inception is not None:
+        floor = one is found.real
+        mine = (masks if floor else one.masks) if kind == "masks" else None
+        mine = (images if floor else one.images) if kind == "images" else mine
+        cells = [name_row(one, found), f"{len(one.measured):,}", *_distance_cells(mine, floor)]
+        if inception and one.inception is not None:
             cells += [_show(one.inception.frechet), _show(one.inception.score)]
         rows.append(tuple(cells))
     note = (
         f"Mean of {found.draws} draws of {found.n} pairs a side, 95 % of them in brackets. "
-        "The first row is the floor: what two real sets of that size have between them. FD-looks "
-        "is a Fréchet distance over named features of the image; it is no FID."
+        "The first row is the floor: what two real sets of that size have between them."
     )
-    return Table(
-        caption="Distance from the real set", columns=tuple(columns), rows=tuple(rows), note=note
-    )
+    if kind == "images":
+        note += " FD-looks is a Fréchet distance over named features of the image; it is no FID."
+    if inception:
+        draws = min(found.draws, MOST_DRAWS)
+        note += f" {inception} and score: {draws} draws; never beside figures of larger sets."
+    caption = f"Distance of the {kind} from the real ones"
+    return Table(caption=caption, columns=tuple(columns), rows=tuple(rows), note=note)
 
 
-def _distance_cells(found: Comparison | None, *, floor: bool) -> list[str]:
+def _distance_cells(found: Comparison | None, floor: bool) -> list[str]:
     if found is None:
         return ["-", "-", "-"]
     if floor:
@@ -131,31 +139,48 @@ def _distance_cells(found: Comparison | None, *, floor: bool) -> list[str]:
 
 
 def _variety(found: Compared) -> Table:
-    rows = []
-    for one in found.rows:
-        spread = one.spread
-        rows.append(
-            (
-                name_row(one, found),
-                _show(spread.density),
-                _show(spread.coverage),
-                _show(spread.look_distance),
-                f"{spread.mask_distance:.3f}",
-                "-" if spread.background_likeness is None else f"{spread.background_likeness:.3f}",
-                f"{spread.background_repeats:.3f}",
-            )
+    rows = tuple(
+        (
+            name_row(one, found),
+            _show(one.spread.density),
+            _show(one.spread.coverage),
+            _show(one.spread.look_distance),
+            f"{one.spread.mask_distance:.3f}",
         )
-    columns = (
-        *("set", "density", "coverage", "distance of two looks", "distance of two masks"),
-        *("backgrounds: mutual similarity", "backgrounds: repeats inside"),
+        for one in found.rows
     )
+    spread = found.real.spread
     note = (
-        "Density and coverage in looks (Naeem et al. 2020). Distances are means inside a set: "
-        "below the first row's, it is less varied than the real one. Backgrounds: correlation with "
-        f"the nearest one, vessels left out; these and masks of {found.real.spread.compared} items "
+        "Density and coverage (Naeem et al. 2020) with the neighbourhood up to the nearest "
+        f"{spread.neighbours} of {found.n}. Distances are means inside a set: below the first "
+        f"row's, it is less varied than the real one; masks by 1 - overlap of {spread.compared} "
         "a set."
     )
-    return Table(caption="Variety", columns=columns, rows=tuple(rows), note=note)
+    return Table(
+        caption="Variety of looks and masks",
+        columns=("set", "density", "coverage", "distance of two looks", "distance of two masks"),
+        rows=rows,
+        note=note,
+    )
+
+
+def _backgrounds(found: Compared) -> Table:
+    rows = []
+    for one in found.rows:
+        likeness = one.spread.background_likeness
+        shown = "-" if likeness is None else f"{likeness:.3f}"
+        rows.append((name_row(one, found), shown, f"{one.spread.background_repeats:.3f}"))
+    note = (
+        "Correlation of a background with the nearest one, vessels left out, whatever way up: of "
+        f"the real set (mutual, mean of both ways), of the same set; {found.real.spread.compared} "
+        "a set."
+    )
+    return Table(
+        caption="Backgrounds",
+        columns=("set", "mutual similarity with real ones", "repeats inside the set"),
+        rows=tuple(rows),
+        note=note,
+    )
 
 
 def _vessels(found: Compared) -> Table:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 Scores = tuple[float, float, list[list[float]]]
 """The threshold, mean Dice there, and Dice by threshold of each shot shown."""
-LABELS = ("image", "truth", "probability", "right and wrong")
 
 
 def write_report(
@@ -69,12 +68,12 @@ def _show_shots(page: Page, asked: Fit, task: SegmentTask, scores: Scores) -> No
     count = min(asked.report_samples, len(store))
     examples = [store.get(number) for number in range(count)]
     if examples:
-        cases = [draw_case(e, task.predict(e), threshold) for e in examples]
+        tiles = [tile for e in examples for tile in draw_case(e, task.predict(e), threshold)]
         words = (
-            "The image, its mask, the probability of vessel, and the cut mask: found, false and "
-            "missed vessel in three colours."
+            "A row a shot: the image, its mask, the probability of vessel, and the cut mask, with "
+            "what is found, false and missed in three colours."
         )
-        section.comparison(LABELS, cases, "shots with what is found in them", words)
+        section.pictures(tiles, "shots with what is found in them", words, columns=4)
     rows = [
         [pair.stem, f"{curve[place]:.4f}", f"{max(curve):.4f}"]
         for pair, curve in zip(store.pairs, curves, strict=True)

@@ -29,6 +29,7 @@ from .fit_files import (
     RESULT,
     describe_model,
     describe_run,
+    export_model,
     save_best,
     write_environment,
     write_result,
@@ -204,6 +205,7 @@ def _train(asked: Fit, data: Data, task: SegmentTask, accelerator: Accelerator) 
     from univg.loop.loop import train
 
     from .fit_report import write_report
+    from .fit_task import MODEL
 
     def say(text: str) -> None:
         if accelerator.is_main_process:

@@ -43,7 +43,7 @@ class Draw:
 def draw_sample(rng: np.random.Generator, example: Example, cut: Cut) -> Draw:
     """Draw one sample's numbers."""
     height, width = example.labels.shape[:2]
-    middle = (width - 1) / 2, (height - 1) / 2
+    middle = _inside(width // 2, width, cut.side_px), _inside(height // 2, height, cut.side_px)
     centre = middle if cut.whole else _draw_centre(rng, example, cut)
     channels = example.image.pixels.shape[2]
     return Draw(centre=centre, augmentation=draw_augmentation(rng, cut.level, channels))

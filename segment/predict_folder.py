@@ -22,7 +22,7 @@ from univg.masks import BoolMask, encode_mask, inspect_mask
 from univg.pairs import match_stems
 from univg.run_folder import Made, Maker
 
-from .data import Preparation, Prepared
+from .data import Preparation, Prepared, is_coloured
 from .data_store import THREADS
 from .fit_pictures import tint_mask, to_display
 from .predictor import Predictor
@@ -205,4 +205,4 @@ def _look_at(path: Path, fov: Path | None) -> Item | Problem:
         return error.problem
     except OSError as error:
         return Problem(path=path, kind="unreadable", detail=f"cannot be read ({error.strerror})")
-    return Item(path, fov, digest, image.ndim == 2)
+    return Item(path, fov, digest, not is_coloured(image))

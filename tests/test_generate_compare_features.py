@@ -11,7 +11,9 @@ from safetensors.torch import save_file
 from scipy.linalg import sqrtm
 from vessel_pictures import draw_lines, paint
 
+from univg.config import from_plain
 from univg.errors import DataError
+from univg.generate.compare import Compare, run
 from univg.generate.compare_chart import HEIGHT_PX, WIDTH_PX, draw_clouds
 from univg.generate.compare_inception import (
     Embedded,
@@ -24,6 +26,7 @@ from univg.generate.compare_inception import (
 from univg.generate.compare_inception_net import FEATURES, InceptionV3, load_inception
 from univg.generate.compare_tsne import embed_points, project_components
 from univg.images import encode_image
+from univg.masks import encode_mask
 
 
 def two_clouds(count: int = 40) -> tuple[np.ndarray, np.ndarray]:
@@ -167,6 +170,27 @@ def test_weights_load_exactly_and_images_are_embedded(fid, tmp_path):
         assert label == "FID"
         assert found.features.shape == (1, FEATURES)
         assert found.chances.sum() == pytest.approx(1)
+
+
+def test_the_table_names_what_the_weights_make_it(tmp_path):
+    for folder, numbers in (("real", range(4)), ("made", range(10, 13))):
+        for k in numbers:
+            mask = draw_lines(k, 64, count=3, width=2)
+            for part, data in (
+                ("images", encode_image(paint(mask, k))),
+                ("masks", encode_mask(mask)),
+            ):
+                (tmp_path / folder / part).mkdir(parents=True, exist_ok=True)
+                (tmp_path / folder / part / f"{k}.png").write_bytes(data)
+    save_network(tmp_path / "fid.safetensors", 1008, fid=True)
+    plain = {"real": tmp_path / "real", "synthetic": tmp_path / "made", "out": tmp_path / "out"}
+    plain |= {"inception": tmp_path / "fid.safetensors", "size": 64, "draws": 10, "workers": 1}
+    found = run(from_plain(Compare, plain))
+    assert found.real.inception.frechet is not None
+    assert found.sets[0].inception.frechet.mean > 0
+    assert (
+        "| energy | × floor | FID | Inception score |" in (tmp_path / "out/compare.md").read_text()
+    )
 
 
 def test_names_and_shapes_are_torchvisions():

@@ -16,7 +16,7 @@ from univg.masks import encode_mask
 from univg.pairs import find_pairs
 from univg.seeds import rng_for
 from univg.segment.augment import Augmentation
-from univg.segment.data import Preparation, prepare_image, prepare_pair
+from univg.segment.data import Example, Preparation, prepare_image, prepare_pair
 from univg.segment.data_store import (
     Shape,
     ShotWarning,
@@ -119,13 +119,19 @@ def test_patches_cover_the_picture_and_favour_vessels(tmp_path):
     assert shares[1] > 1.2 * shares[0]
 
 
-def test_a_whole_image_is_shown_whole(tmp_path):
-    write_shots(tmp_path / "shots", 1)
-    example = prepare_pair(open_folder(tmp_path / "shots")[0], GREY)
+@pytest.mark.parametrize("rows", [SIZE, SIZE - 1, SIZE - 10])
+def test_a_whole_image_is_shown_whole_and_as_it_is(rows):
+    mask = draw_lines(0, SIZE)[:rows]
+    image = prepare_image(grey_image(0, SIZE)[:rows], GREY)
+    labels = np.stack([mask, np.ones_like(mask)], axis=2).astype(np.uint8) * np.uint8(255)
+    places = np.argwhere(mask).astype(np.int32)
+    example = Example("one", image, labels, places, places)
     cut = Cut(side_px=SIZE, whole=True, vessel_share=0.0, level="none")
     sample = cut_sample(example, draw_sample(rng_for(0, "x"), example, cut), SIZE)
-    assert np.allclose(sample["image"], example.image.whole(), atol=1e-6)
-    assert np.array_equal(sample["mask"][0] > 0, example.mask)
+    top = next(k for k in range(SIZE) if np.allclose(sample["image"][:, k], image.whole()[:, 0]))
+    shown = slice(top, top + rows)
+    assert np.allclose(sample["image"][:, shown], image.whole(), atol=1e-6)
+    assert np.array_equal(sample["mask"][0, shown] > 0, mask)
     assert sample["weight"].min() == 1
 
 

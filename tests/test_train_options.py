@@ -30,7 +30,9 @@ PAPER: dict[str, dict[str, Any]] = {
         "kind": "loha", "turns": "none",
     },
     "images": {"batch": 8, "learning_rate": 1e-4, "max_steps": 141_000},
-    "adapt-images": {"batch": 2, "learning_rate": 1e-5, "turns": "all", "unet": "locked", "vessel_weight": 0.0},
+    "adapt-images": {
+        "batch": 2, "learning_rate": 1e-5, "turns": "all", "unet": "locked", "vessel_weight": 0.0,
+    },
 }  # fmt: skip
 """Sec. 3.2, 3.3 and 4.3 of the paper."""
 
