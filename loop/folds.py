@@ -49,7 +49,7 @@ def choose_steps(asked: T, shots: int, adapt: Callable[[Any], Any]) -> T:
             report_samples=0,
             preview_every=0,
             validate_every=settings.validate_every or max(1, settings.max_steps // LOOKS),
-            cache=settings.cache or folder / "cache",
+            **_shared_cache(settings, folder),
         )
         adapt(fold)
         curves.append(read_curve(fold.out))
@@ -60,6 +60,13 @@ def choose_steps(asked: T, shots: int, adapt: Callable[[Any], Any]) -> T:
         write_atomic(folder / CURVES, (json.dumps(found, indent=1) + "\n").encode())
     changed: T = dataclasses.replace(settings, leave_one_out=False, stop_at=best)
     return changed
+
+
+def _shared_cache(settings: Any, folder: Path) -> dict[str, Path]:
+    """Return one cache for all folds, where the command has one."""
+    if not hasattr(settings, "cache"):
+        return {}
+    return {"cache": settings.cache or folder / "cache"}
 
 
 def folder_of(out: Path) -> Path:

@@ -308,7 +308,10 @@ class _Run:
         from univg.files import write_atomic
 
         with self._averaged():
-            tensors = {name: value.detach().cpu().clone() for name, value in self.trained.items()}
+            tensors = {
+                name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+                for name, value in self.trained.items()
+            }
         write_atomic(self.asked.out / BEST, save(tensors, {"step": str(self.step)}))
 
     def _preview(self) -> None:

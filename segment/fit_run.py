@@ -7,16 +7,15 @@ In: settings. Out: a run folder that is locked, claimed and gone on with like th
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from univg.config import settings, to_yaml
+from univg.config import to_yaml
 from univg.errors import UserError
 from univg.files import make_folder, write_atomic
 from univg.manifest import claim_folder, lock_folder
@@ -60,27 +59,11 @@ def fit_segmenter(asked: Fit) -> Outcome:
     if not asked.leave_one_out:
         return _fit(asked, shots, synthetic, None)
 
-    def fit_fold(fold: Fold) -> Outcome:
-        return _fit(_as(Fit, fold), shots, synthetic, None)
+    def fit_fold(fold: Fit) -> Outcome:
+        return _fit(fold, shots, synthetic, None)
 
-    asked = _as(Fit, choose_steps(_as(Fold, asked), len(shots), fit_fold))
+    asked = choose_steps(asked, len(shots), fit_fold)
     return _fit(asked, shots, synthetic, read_threshold(folder_of(given.out), len(shots)))
-
-
-@settings
-class Fold(Fit):
-    """A fold of leave-one-out, which is handed down the folder of a cache too."""
-
-    cache: Path | None = None
-    """Of no use here."""
-
-
-Kind = TypeVar("Kind", bound=Fit)
-
-
-def _as(kind: type[Kind], asked: Fit) -> Kind:
-    names = {field.name for field in dataclasses.fields(kind)}
-    return kind(**{name: value for name, value in vars(asked).items() if name in names})
 
 
 def describe_plan(asked: Fit) -> str:
