@@ -101,7 +101,6 @@ def test_masks_and_images_answer_to_their_prompts(nano):
     assert red > blue + 30
 
 
-@pytest.mark.xfail(strict=True, reason="early state: control has not set in; see its model card")
 def test_images_follow_their_masks(nano):
     control = load_control("nano", nano)
     masks = [grow("octa", number) for number in range(4)]

@@ -46,7 +46,8 @@ class TrainBase:
     """Run folder; new, empty, or of the same run, which then goes on."""
     start: str | None = None
     """A base to go on from instead of fresh networks; its autoencoder stays as it is where
-    --vae-steps does not say how long to go on with it."""
+    --vae-steps does not say how long to go on with it, and where it has no controlnet/ a fresh one
+    is made from the UNet."""
     until: Part = "decoder"
     """Last part to train."""
     seed: Annotated[int, Ge(0), Le(2**63 - 1)] = 0

@@ -32,6 +32,7 @@ from univg.sd import (
     save_control,
 )
 from univg.sd_compute import set_attention
+from univg.sd_source import find_base
 
 from . import nano
 from .base import FOLDERS, HELD_OUT, Part, TrainBase, loop_settings
@@ -164,8 +165,8 @@ class Parts:
         """Train the ControlNet on pairs, the UNet locked."""
         base = load_base(str(self.place("unet") / "base"))
         set_attention(base.unet, "auto", LATENT_PX)
-        if self.asked.start:
-            control = load_control(self.asked.start, base)
+        if self._starts_with_control():
+            control = load_control(str(self.asked.start), base)
         else:
             control = make_control(base.unet, seed=self.asked.seed)
         set_attention(control, "auto", LATENT_PX)
@@ -191,6 +192,10 @@ class Parts:
             previewer=lambda _: draw_steered(base, control, held_out[:6], seed=self.asked.seed),
         )
         self._train(task, "control")
+
+    def _starts_with_control(self) -> bool:
+        start = self.asked.start
+        return start is not None and (find_base(start).path / "controlnet").is_dir()
 
     def _fresh_base(self) -> Base:
         if self.asked.start:
