@@ -13,6 +13,7 @@ On two CPU cores: `--base nano`. On a GPU: `--base sd15 --size 512 --batches 1 4
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import platform
 import tempfile
@@ -92,6 +93,7 @@ def measure_whole(asked: argparse.Namespace) -> dict[str, Any]:
 
 def measure_bare(asked: argparse.Namespace, batch: int) -> dict[str, Any]:
     """Return images a second of ours and of the plain loop, taking turns."""
+    forget_earlier(asked.device)
     masks = [np.random.default_rng(k).random((asked.size, asked.size)) > 0.9 for k in range(batch)]
     ours, plain = make_ours(asked, masks), make_plain(asked, masks)
     for draw in (ours, plain):
@@ -114,6 +116,15 @@ def measure_bare(asked: argparse.Namespace, batch: int) -> dict[str, Any]:
     if asked.device.startswith("cuda"):
         row["peak_gb"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
     return row
+
+
+def forget_earlier(device: str) -> None:
+    """Free what an earlier batch has left, graphs compiled for its shape included."""
+    torch._dynamo.reset()
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def clock(draw: Callable[[], Any], device: str) -> float:

@@ -207,7 +207,7 @@ def _build_ours(setup: Setup, engine: str, variant: Variant) -> Parts:
     if engine == "control":
         parts.control = make_control(base.unet, vae_factor=base.vae_factor, seed=setup.seed)
         parts.control.requires_grad_(True)
-    if variant.half_base:
+    if variant.half_base and setup.device == "cuda":  # as `univg train` does
         base.unet.to(compute_dtype(setup))
     if engine != "control":
         parts.adapter = attach(base.unet, LOHA if engine == "loha" else LORA, setup.seed)

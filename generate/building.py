@@ -13,7 +13,7 @@ from univg.errors import ConfigError
 from univg.modalities import find_modality
 
 from .images import Drawing, Images
-from .sources import MaskSource, open_source
+from .sources import MaskSource, find_stated_modality, open_source
 
 if TYPE_CHECKING:
     from univg.sd_engine import EngineCard
@@ -24,12 +24,22 @@ if TYPE_CHECKING:
 DEFAULT_MODALITY = "fundus"
 
 
+def name_modality(settings: Images) -> str:
+    """Return the modality asked for, else that of the masks, as far as their manifest says it."""
+    from univg.modalities import modality_names
+
+    if settings.modality is not None:
+        return settings.modality
+    stated = find_stated_modality(settings.masks)
+    return stated if stated in modality_names() else DEFAULT_MODALITY
+
+
 def build_procedural(settings: Images) -> ImageMaker:
     """Return the randomised renderer."""
     from .image_makers import ProceduralMaker
     from .looks import find_look
 
-    modality = find_modality(settings.modality or DEFAULT_MODALITY)
+    modality = find_modality(name_modality(settings))
     card = find_look(modality.name, settings.look)
     return ProceduralMaker(
         source=_open(settings, settings.size),
@@ -46,7 +56,7 @@ def build_composite(settings: Images) -> ImageMaker:
     from .shots import read_shot_pairs
 
     assert settings.shots is not None
-    modality = find_modality(settings.modality or DEFAULT_MODALITY)
+    modality = find_modality(name_modality(settings))
     library = build_library(read_shot_pairs(settings.shots), settings.size)
     return CompositeMaker(
         source=_open(settings, settings.size),
@@ -77,6 +87,24 @@ BUILDERS: dict[str, Callable[[Images], ImageMaker]] = {
 }
 
 
+def check_engine(settings: Images) -> None:
+    """Refuse what is wrong with the engine, before the masks are there."""
+    from .images import choose_engine
+    from .looks import find_look
+    from .shots import read_shot_pairs
+
+    engine = choose_engine(settings)
+    if engine == "diffusion":
+        card, _ = find_image_engine(settings)
+        open_engine(card, settings, settings.size, settings.control_strength)
+        return
+    modality = find_modality(name_modality(settings))
+    if engine == "procedural":
+        find_look(modality.name, settings.look)
+    elif settings.shots is not None:
+        read_shot_pairs(settings.shots)
+
+
 def _open(settings: Images, size: tuple[int, int] | None) -> MaskSource:
     from .images import indices_of
 
@@ -101,7 +129,7 @@ def find_image_engine(settings: Images) -> tuple[EngineCard, str]:
         name = settings.modality or card.modality
         modality = find_modality(name).name if name else "vessels"
     else:
-        found = find_modality(settings.modality or DEFAULT_MODALITY)
+        found = find_modality(name_modality(settings))
         control = settings.control or ("nano" if settings.base == "nano" else "")
         if not control:
             raise ConfigError(

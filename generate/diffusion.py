@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from univg.devices import require_device
 from univg.masks import BoolMask
 from univg.sd_engine import EngineCard, load_engine
 from univg.sd_sample import Compute, Sampler, Sampling, choose_device
@@ -25,6 +26,7 @@ from .image_makers import Drawn, ImageMaker
 
 CPU_BLOCK = 8
 GPU_BLOCK = 8
+LIBRARIES = {name: version(name) for name in ("torch", "diffusers")}
 
 
 @dataclass(kw_only=True)
@@ -44,6 +46,7 @@ class Engine:
     def load(self) -> Sampler:
         """Return the sampler, loaded."""
         if self.sampler is None:
+            require_device(self.compute.device)
             base, control, self.card = load_engine(self.card)
             self.sampler = Sampler(
                 base, control, sampling=self.sampling, compute=self.compute, size_px=self.size_px
@@ -70,7 +73,7 @@ class Engine:
             "negative_prompt": sampling.negative_prompt,
             "precision": str(self.sampler.dtype).removeprefix("torch."),
             "drawn_px": list(self.size_px),
-            "libraries": {name: version(name) for name in ("torch", "diffusers")},
+            "libraries": dict(LIBRARIES),
         }
 
     def draw(
@@ -93,7 +96,7 @@ class Engine:
 
 def choose_block(batch: int | None, device: str) -> int:
     """Return how many pictures are drawn together: fixed on a CPU, as asked on a GPU."""
-    if choose_device(device) == "cpu":
+    if choose_device(device).partition(":")[0] == "cpu":
         return CPU_BLOCK
     return batch or GPU_BLOCK
 

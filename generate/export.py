@@ -20,8 +20,9 @@ from annotated_types import Ge, Le, Lt
 from pydantic import StringConstraints
 
 from univg.config import check, settings
-from univg.errors import ConfigError, DataError
+from univg.errors import ConfigError, DataError, UserError
 from univg.pairs import DEFAULT_SUFFIXES
+from univg.plugins import load_function
 
 from .export_pictures import Encoding, ImageFormat
 
@@ -152,16 +153,8 @@ def find_builder(name: str) -> Callable[[Export], Exporter]:
     """Return the builder called `name`, or a user's own as package.module:function."""
     if name in EXPORTERS:
         return EXPORTERS[name]
-    module, colon, function = name.partition(":")
-    if colon:
-        import importlib
-
-        try:
-            found = getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(f"to is {name!r}: {error}; give package.module:function") from error
-        builder: Callable[[Export], Exporter] = found
-        return builder
+    if ":" in name:
+        return load_function(name, "to")
     near = difflib.get_close_matches(name, EXPORTERS, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise ConfigError(
@@ -169,12 +162,34 @@ def find_builder(name: str) -> Callable[[Export], Exporter]:
     )
 
 
+def build_exporter(settings: Export) -> Exporter:
+    """Return the exporter asked for; what goes wrong in a builder of a user's is told as theirs."""
+    from .export_layout import Exporter
+
+    builder = find_builder(settings.to)
+    if settings.to in EXPORTERS:
+        return builder(settings)
+    try:
+        found = builder(settings)
+    except UserError:
+        raise
+    except Exception as error:  # a user's code may raise anything, and it is theirs to mend
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"to is {settings.to!r}: {type(error).__name__}: {reason}") from error
+    if not isinstance(found, Exporter):
+        raise ConfigError(
+            f"to is {settings.to!r}: it returned a {type(found).__name__}, no Exporter of "
+            "univg.generate.export_layout"
+        )
+    return found
+
+
 def prepare_job(settings: Export) -> Job:
     """Resolve and check what was asked for, before any file is read."""
     from .export_listing import name_sources
     from .export_writing import Job
 
-    exporter = find_builder(settings.to)(settings)
+    exporter = build_exporter(settings)
     if settings.image_format not in exporter.formats:
         raise ConfigError(
             f"image_format is {settings.image_format!r}: {settings.to} reads "
@@ -233,7 +248,7 @@ def run(settings: Export) -> Written:
     start = time.perf_counter()
     written = export(job)
     wall_s = time.perf_counter() - start
-    rate = f" ({written.pairs / wall_s:.0f} pairs/s)" if written.pairs else ""
+    rate = f" ({written.pairs / wall_s:.3g} pairs/s)" if written.pairs else ""
     kept = f", {written.skipped} were there already" if written.skipped else ""
     bad = f", {written.left_out} bad ones left out" if written.left_out else ""
     print(f"{written.pairs} pairs written in {wall_s:.1f} s{rate}{kept}{bad}")  # noqa: T201

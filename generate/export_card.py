@@ -6,6 +6,7 @@ is for and where it ends.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ _SIZES = (
     (10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"),
     (10**7, "1M<n<10M"), (10**8, "10M<n<100M"),
 )  # fmt: skip
+_CREATIVE = re.compile(r"CC[ -]?(BY(?:-NC)?(?:-SA|-ND)?|0)[ -](\d\.\d)", re.IGNORECASE)
 _TEXTS = ("id", "modality", "engine", "source", "origin", "provenance")
 
 
@@ -34,6 +36,25 @@ def write_card(
     write_atomic(place / "README.md", f"---\n{text}---\n{body}\n".encode())
 
 
+def find_licence(licence: str, summary: Summary) -> dict[str, str]:
+    """Return the card's licence: as asked for, else the one under which all pairs stand, if any.
+
+    The manifest of `univg data prepare` has it from the data card, in that card's words; the hub
+    knows those of Creative Commons by a short name, and calls the rest `other`.
+    """
+    if licence:
+        return {"license": licence}
+    stated = summary.licences
+    if len(stated) != 1 or sum(stated.values()) != summary.totals.pairs:
+        return {"license": "unknown"}
+    words = next(iter(stated))
+    found = _CREATIVE.fullmatch(words.strip())
+    if found is None:
+        return {"license": "other", "license_name": words}
+    kind, version = found[1].lower(), found[2]
+    return {"license": f"cc0-{version}" if kind == "0" else f"cc-{kind}-{version}"}
+
+
 def _head(
     summary: Summary, licence: str, parquet_bytes: Mapping[str, int] | None
 ) -> dict[str, Any]:
@@ -41,7 +62,7 @@ def _head(
     files = "{}/**" if parquet_bytes is None else "data/{}-*.parquet"
     configs = [{"split": name, "path": files.format(name)} for name in summary.splits]
     head: dict[str, Any] = {
-        "license": licence or "unknown",
+        **find_licence(licence, summary),
         "task_categories": ["image-segmentation"],
         "size_categories": [next((name for most, name in _SIZES if pairs < most), "n>1T")],
         "tags": ["medical", "vessel-segmentation", *(["synthetic"] if _made(summary) else []),
@@ -97,7 +118,7 @@ def _body(summary: Summary, licence: str) -> list[str]:
         *lines,
         "## Licences",
         "",
-        f"Of this set: {licence or 'not stated; state it before you publish'}.",
+        f"Of this set: {_name_licence(licence, summary)}.",
         *(f"Of sources: {name} ({n} pairs)." for name, n in summary.licences.items()),
         "Synthetic images derive from the images their engine was trained on and adapted to: the "
         "terms of those apply, also to who may see them.",
@@ -119,6 +140,12 @@ def _body(summary: Summary, licence: str) -> list[str]:
         'image, mask = pairs[0]["image"], pairs[0]["mask"]',
         "```",
     ]
+
+
+def _name_licence(licence: str, summary: Summary) -> str:
+    found = find_licence(licence, summary)
+    told = found.get("license_name", found["license"])
+    return "not stated; state it before you publish" if told == "unknown" else told
 
 
 def _table(title: str, counts: Mapping[str, int]) -> list[str]:

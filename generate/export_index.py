@@ -110,7 +110,8 @@ class Index:
         if not read_only:
             # Safe against kill -9; after a power cut, at worst, all is checked again.
             self._base.execute("PRAGMA synchronous=OFF")
-            self._base.execute(f"CREATE TABLE IF NOT EXISTS items ({_COLUMNS})")
+            with self._writing():
+                self._base.execute(f"CREATE TABLE IF NOT EXISTS items ({_COLUMNS})")
 
     def close(self) -> None:
         """Close the file."""

@@ -7,6 +7,7 @@ items, and it is done once all of its files stand under their final names.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import itertools
 import json
@@ -50,7 +51,7 @@ class Shard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exporter:
+class Exporter(abc.ABC):
     """What all exporters share; a subclass says which files a shard has and writes them."""
 
     encoding: Encoding
@@ -79,18 +80,18 @@ class Exporter:
         """Return what decides bytes, beyond the items and the encoding of images."""
         return {"modality": self.modality, "licence": self.licence}
 
-    def begin(self, place: Path) -> None:
+    def begin(self, place: Path) -> None:  # noqa: B027 - most layouts have nothing to do here
         """Do what comes before the first shard."""
 
+    @abc.abstractmethod
     def names(self, shard: Shard, items: Iterable[Item]) -> Iterator[str]:
         """Yield the files of a shard, relative to the place."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def write(self, place: Path, shard: Shard, items: Iterable[Item]) -> int:
         """Write a shard; return the bytes of its files."""
-        raise NotImplementedError
 
-    def finish(self, whole: Whole) -> None:
+    def finish(self, whole: Whole) -> None:  # noqa: B027
         """Write what a reader opens first, once all shards are there."""
 
     def advice(self, whole: Whole) -> str:
@@ -176,9 +177,9 @@ def roles_of(item: Item, with_fov: bool) -> list[str]:
 class FileExporter(Exporter):
     """A layout of single files: a shard is a number of them, and their records for the index."""
 
+    @abc.abstractmethod
     def paths(self, item: Item) -> dict[str, str]:
         """Return where the files of a pair go, by role, masks first."""
-        raise NotImplementedError
 
     def links(self, item: Item) -> dict[str, str]:
         """Return second names of files: new name -> first name."""

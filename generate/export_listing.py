@@ -18,6 +18,7 @@ from univg.manifest import MANIFEST_NAME, Row, iterate_rows
 from univg.pairs import find_pairs
 from univg.pool import Workers
 from univg.progress import show_progress
+from univg.run_folder import require_joined
 
 from .export_index import Index, Item, Listed
 from .export_pictures import Encoding, Facts, check_files
@@ -56,6 +57,7 @@ def name_sources(synthetic: Sequence[Path], real: Sequence[Path]) -> list[Source
         if not path.is_dir():
             reason = "is a file" if path.exists() else "does not exist"
             raise DataError(f"{path}: {reason}; give a folder that holds images/ and masks/")
+        require_joined(path)
         if path.resolve() in seen:
             raise DataError(f"{path}: is given twice; name each folder of pairs once")
         seen.add(path.resolve())

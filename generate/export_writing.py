@@ -186,8 +186,13 @@ def open_index(path: Path) -> Index:
     try:
         return Index(path)
     except sqlite3.DatabaseError:
-        path.unlink()
+        path.unlink(missing_ok=True)
+    try:
         return Index(path)
+    except sqlite3.DatabaseError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error}); is the disk full? free some, choose another OUT"
+        ) from error
 
 
 def needed_bytes(ready: Prepared) -> int:
@@ -241,7 +246,7 @@ def _reserve(place: Path, ready: Prepared) -> None:
     need, free = needed_bytes(ready) * max(0, left) // pairs, shutil.disk_usage(place).free
     if need > free:
         raise UserError(
-            f"{place}: {left} pairs need about {need / 1e9:.2f} GB and {free / 1e9:.2f} GB are "
+            f"{place}: {left} pairs need about {need / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are "
             "free; free some, choose another disk, or --image-format webp"
         )
 

@@ -19,7 +19,7 @@ from univg import __version__
 from univg.config import check, settings
 from univg.errors import ConfigError
 
-from .keep import Keep, Kind, parse_keep
+from .keep import STAGE, Keep, Kind, parse_keep
 
 if TYPE_CHECKING:
     from .gate_run import GateResult
@@ -64,8 +64,10 @@ class Check:
 def plan(settings: Check) -> str:
     """Say what would be measured and written."""
     from univg.pairs import find_pairs
+    from univg.run_folder import require_joined
 
     keep = prepare_keep(settings)
+    require_joined(settings.pairs)
     found, wrong = find_pairs(settings.pairs)
     lines = [
         f"Would measure {len(found.pairs)} pairs ({len(wrong)} problems with names) and write "
@@ -82,9 +84,10 @@ def run(settings: Check) -> GateResult:
     from univg.files import make_folder
     from univg.manifest import MANIFEST_NAME, lock_folder
     from univg.pairs import find_pairs
+    from univg.run_folder import require_joined
 
     from .gate_chance import measure_chance
-    from .gate_kept import write_kept
+    from .gate_kept import check_place, write_kept
     from .gate_page import write_page
     from .gate_run import run_gate
     from .gate_scores import attach_scores, write_scores
@@ -94,7 +97,11 @@ def run(settings: Check) -> GateResult:
     settings = check(settings)
     keep = prepare_keep(settings)
     segmenter = None if settings.segmenter is None else load_segmenter(settings.segmenter)
+    require_joined(settings.pairs)
     find_pairs(settings.pairs)  # a wrong path, before anything is written
+    if settings.out is not None:
+        check_place(settings.pairs, settings.out, keep.text)
+    _require_writable(settings)
     shots = None
     if settings.shots is not None:
         shots = read_shots(settings.shots, polarity=settings.polarity, segmenter=segmenter)
@@ -145,11 +152,23 @@ def place_of(settings: Check) -> Path:
     return settings.scores or settings.pairs / SCORES_FOLDER
 
 
+def _require_writable(settings: Check) -> None:
+    """Refuse pairs on a disk that takes no scores, before they are measured."""
+    from univg.manifest import MANIFEST_NAME
+
+    has_manifest = (settings.pairs / MANIFEST_NAME).is_file()
+    if settings.attach and has_manifest and not os.access(settings.pairs, os.W_OK):
+        raise ConfigError(
+            f"{settings.pairs}: cannot be written, and scores go into its manifest: add "
+            "--no-attach, and --scores with a folder for them"
+        )
+
+
 def _identify(result: GateResult) -> dict[str, str]:
     """What a resumed run with --out must share with the first."""
     listing = "\n".join(f"{row['id']} {row['sha256']}" for row in result.kept.values())
     return {
-        "stage": "generate check",
+        "stage": STAGE,
         "version": __version__,
         "keep": result.keep.text,
         "pairs_sha256": hashlib.sha256(listing.encode()).hexdigest(),

@@ -8,8 +8,10 @@ changed in place by any command here, so a link is as good as a copy.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +27,18 @@ from univg.files import (
 )
 from univg.manifest import (
     MANIFEST_NAME,
+    RUN_NAME,
     ManifestWriter,
     Row,
     claim_folder,
     iterate_rows,
     lock_folder,
-    read_rows,
 )
 from univg.pairs import Pair, PairFolder
+from univg.progress import Progress, show_progress
 
-from .gate_scores import name_of_row
+from .gate_scores import Lookup
+from .keep import STAGE
 
 _BATCH = 256
 
@@ -46,53 +50,82 @@ def write_kept(
 
     Goes on where a killed run stopped; refuses a folder of another run. Return how many pairs.
     """
-    _refuse_inside(found.folder, out)
+    refuse_inside(found.folder, out)
     wanted = [pair for pair in found.pairs if pair.stem in kept]
-    given = {name_of_row(row): row for row in iterate_rows(found.folder)}
+
+    def make_rows() -> Iterator[tuple[Row, Pair]]:
+        given = Lookup(iterate_rows(found.folder))
+        for pair in wanted:
+            yield _make_row(pair, found.folder, given.take(pair.stem), kept[pair.stem]), pair
+
     with lock_folder(make_folder(out)):
         claim_folder(out, identity)
-        rows = [_make_row(pair, found.folder, given, kept[pair.stem]) for pair in wanted]
-        folders = sorted({(out / name).parent for row in rows for name in _files(row).values()})
+        folders = sorted({
+            (out / name).parent for row, _ in make_rows() for name in _files(row).values()
+        })  # fmt: skip
         for folder in folders:
             remove_temporaries(make_folder(folder))
-        there = read_rows(out)
-        if there != rows[: len(there)]:  # of other scores: begin the manifest again
+        named = _count_named(out, (row for row, _ in make_rows()))
+        with show_progress(len(wanted), "kept", "pairs") as progress:
+            _write_pairs(out, folders, make_rows(), named, progress)
+    return len(wanted)
+
+
+def _count_named(out: Path, rows: Iterator[Row]) -> int:
+    """Return how many rows the manifest of `out` has; of other scores, it is begun again."""
+    count = 0
+    for there in iterate_rows(out):
+        if there != next(rows, None):
             write_atomic(out / MANIFEST_NAME, b"")
-            there = []
-        named = {row["id"] for row in there}
-        todo = [
-            k for k, row in enumerate(rows) if row["id"] not in named or not _is_whole(out, row)
-        ]
-        _write_pairs(out, folders, [(rows[k], wanted[k]) for k in todo], named)
-    return len(rows)
+            return 0
+        count += 1
+    return count
 
 
 def _write_pairs(
-    out: Path, folders: Sequence[Path], todo: Sequence[tuple[Row, Pair]], named: set[str]
+    out: Path,
+    folders: Sequence[Path],
+    rows: Iterator[tuple[Row, Pair]],
+    named: int,
+    progress: Progress,
 ) -> None:
+    """Bring the pairs to `out`; the first `named` have their rows already."""
+    numbered = enumerate(rows)
     with ManifestWriter(out) as manifest:
-        for start in range(0, len(todo), _BATCH):
-            part = todo[start : start + _BATCH]
-            for row, pair in part:
+        while part := list(itertools.islice(numbered, _BATCH)):
+            todo = [(row, pair) for k, (row, pair) in part if k >= named or not _is_whole(out, row)]
+            for row, pair in todo:
                 sources = {"image": pair.image, "mask": pair.mask, "fov": pair.fov}
                 for role, name in _files(row).items():
                     source = sources[role]
                     if source is not None:
                         _link_or_copy(source, out / name)
-            for folder in folders:
+            for folder in folders if todo else ():
                 sync_folder(folder)
-            manifest.append([row for row, _ in part if row["id"] not in named])
+            manifest.append([row for k, (row, _) in part if k >= named])
+            progress.advance(len(part))
 
 
-def _refuse_inside(folder: Path, out: Path) -> None:
+def check_place(folder: Path, out: Path, keep: str) -> None:
+    """Refuse an `out` that can be seen to be wrong before all pairs are measured."""
+    refuse_inside(folder, out)
+    if out.is_dir() and any(not path.name.startswith(".univg-") for path in out.iterdir()):
+        known = {}
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            known = dict(json.loads((out / RUN_NAME).read_bytes()))
+        claim_folder(out, {**known, "stage": STAGE, "keep": keep})
+
+
+def refuse_inside(folder: Path, out: Path) -> None:
+    """Refuse to write what is kept into the folder it comes from."""
     inner, outer = out.resolve(), folder.resolve()
     if inner == outer or outer in inner.parents:
         raise DataError(f"{out}: lies in the folder of the pairs; choose another --out")
 
 
-def _make_row(pair: Pair, folder: Path, given: Mapping[str, Row], scored: Row) -> Row:
+def _make_row(pair: Pair, folder: Path, given: Row | None, scored: Row) -> Row:
     """Return the row of a kept pair: the one it had, or one made for a folder without manifest."""
-    row = dict(given.get(pair.stem, {"id": pair.stem, "source_folder": folder.name}))
+    row = {"id": pair.stem, "source_folder": folder.name} if given is None else dict(given)
     files = {"image": pair.image, "mask": pair.mask, "fov": pair.fov}
     paths = {role: path.relative_to(folder) for role, path in files.items() if path is not None}
     return {

@@ -170,16 +170,18 @@ def _make_key(shots: Shots | None, polarity: Polarity, segmenter: str | None) ->
 
 def _measure_all(found: PairFolder, measured: Measured, pool: Workers) -> int:
     """Bring `measured` to hold a row for each pair; return how many were measured now."""
-    items = [Item(pair, measured.rows.get(pair.stem, {}).get("sha256")) for pair in found.pairs]
-    chunks = [items[k : k + CHUNK] for k in range(0, len(items), CHUNK)]
+    chunks = (
+        [Item(p, measured.rows.get(p.stem, {}).get("sha256")) for p in found.pairs[k : k + CHUNK]]
+        for k in range(0, len(found.pairs), CHUNK)
+    )
     fresh = 0
-    with show_progress(len(items), "quality", "pairs") as progress:
-        for chunk, rows in zip(chunks, pool.map_in_order(measure_chunk, chunks), strict=True):
+    with show_progress(len(found.pairs), "quality", "pairs") as progress:
+        for rows in pool.map_in_order(measure_chunk, chunks):
             new = [row for row in rows if row is not None]
             if new:
                 measured.append(new)
             fresh += len(new)
-            progress.advance(len(chunk))
+            progress.advance(len(rows))
     return fresh
 
 

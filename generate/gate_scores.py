@@ -8,13 +8,14 @@ a run that was killed goes on; `scores.jsonl`, a row a pair, whole or absent; an
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from univg.errors import DataError
-from univg.files import make_folder, write_atomic
+from univg.files import make_folder, open_atomic
 from univg.manifest import (
     MANIFEST_NAME,
     ManifestWriter,
@@ -55,9 +56,8 @@ class Measured:
         """Bring the file into the order of the pairs `names`, without what is out of date."""
         self._close()
         wanted = [self.rows[name] for name in names if name in self.rows]
-        if wanted != _forgiving_rows(self.folder):
-            data = b"".join(encode_row(row) for row in wanted)
-            write_atomic(self.folder / MANIFEST_NAME, data)
+        if not _holds(self.folder, wanted):
+            _write_rows(self.folder / MANIFEST_NAME, wanted)
 
     def _close(self) -> None:
         if self._writer is not None:
@@ -80,10 +80,24 @@ def _forgiving_rows(folder: Path) -> list[Row]:
         return []
 
 
+def _holds(folder: Path, wanted: Sequence[Row]) -> bool:
+    """Whether the file in `folder` has these rows, in this order, and no other."""
+    try:
+        return all(a == b for a, b in itertools.zip_longest(iterate_rows(folder), wanted))
+    except DataError:
+        return False
+
+
+def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    with open_atomic(path) as stream:
+        for row in rows:
+            stream.write(encode_row(row))
+
+
 def write_scores(place: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Write `scores.jsonl`; return its path."""
     path = place / SCORES_NAME
-    write_atomic(path, b"".join(encode_row(row) for row in rows))
+    _write_rows(path, rows)
     return path
 
 
@@ -112,12 +126,33 @@ def attach_scores(folder: Path, place: Path | None = None, *, lock: bool = True)
     manifest = folder / MANIFEST_NAME
     if not manifest.is_file():
         raise DataError(f"{manifest}: is missing; scores of a plain folder stay in {SCORES_NAME}")
-    known = {row["id"]: row for row in read_scores(place or folder / SCORES_FOLDER)}
-    with lock_folder(folder) if lock else contextlib.nullcontext():
-        rows = [_attach(row, known.get(name_of_row(row))) for row in iterate_rows(folder)]
+    known = Lookup(read_scores(place or folder / SCORES_FOLDER))
+    count = 0
+    with lock_folder(folder) if lock else contextlib.nullcontext(), open_atomic(manifest) as stream:
         # Bytes after the last whole line are of a killed run; the writer of the run cuts them.
-        write_atomic(manifest, b"".join(encode_row(row) for row in rows))
-    return sum("scores" in row for row in rows)
+        for row in iterate_rows(folder):
+            scored = _attach(row, known.take(name_of_row(row)))
+            stream.write(encode_row(scored))
+            count += "scores" in scored
+    return count
+
+
+class Lookup:
+    """Rows by name, asked for about in their own order: few are held at a time."""
+
+    def __init__(self, rows: Iterator[Row]) -> None:
+        self._rows, self._passed = rows, dict[str, Row]()
+
+    def take(self, name: str) -> Row | None:
+        """Return the row called `name`, once."""
+        if name in self._passed:
+            return self._passed.pop(name)
+        for row in self._rows:
+            found = name_of_row(row)
+            if found == name:
+                return row
+            self._passed[found] = row
+        return None
 
 
 def name_of_row(row: Mapping[str, Any]) -> str:

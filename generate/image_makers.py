@@ -6,6 +6,7 @@ at random is drawn first and goes into the row, so a row is enough to make its p
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +44,7 @@ class Drawn:
 
 @dataclass(kw_only=True)
 class ImageMaker(Maker):
-    """Makes an image for a mask. Engines differ in `paint` and in what decides it."""
+    """Makes an image for a mask. Engines differ in `draw` and in what decides it."""
 
     engine = ""
     source: MaskSource
@@ -53,9 +54,9 @@ class ImageMaker(Maker):
     def __post_init__(self) -> None:
         self.label = f"{self.modality_name} images"
 
+    @abc.abstractmethod
     def settings(self) -> dict[str, Any]:
         """Return what decides the images of this engine, beside masks, seed and modality."""
-        raise NotImplementedError
 
     def identity(self) -> dict[str, Any]:
         """Return what a resumed run must share with the first."""
@@ -86,13 +87,9 @@ class ImageMaker(Maker):
         """Read the masks."""
         return [(index, self.source.read(index)) for index in indices]
 
+    @abc.abstractmethod
     def draw(self, loaded: Sequence[tuple[int, BoolMask]]) -> list[Drawn]:
-        """Paint an image for each mask."""
-        return [self.paint(index, mask) for index, mask in loaded]
-
-    def paint(self, index: int, mask: BoolMask) -> Drawn:
-        """Return pair `index`, whose mask is `mask`."""
-        raise NotImplementedError
+        """Make an image for each mask."""
 
     def finish(self, drawn: Sequence[Drawn]) -> list[Made]:
         """Encode the pairs."""
@@ -118,8 +115,20 @@ class ImageMaker(Maker):
         }
 
 
+class CpuMaker(ImageMaker):
+    """Paints one image after the other."""
+
+    def draw(self, loaded: Sequence[tuple[int, BoolMask]]) -> list[Drawn]:
+        """Paint an image for each mask."""
+        return [self.paint(index, mask) for index, mask in loaded]
+
+    @abc.abstractmethod
+    def paint(self, index: int, mask: BoolMask) -> Drawn:
+        """Return pair `index`, whose mask is `mask`."""
+
+
 @dataclass(kw_only=True)
-class ProceduralMaker(ImageMaker):
+class ProceduralMaker(CpuMaker):
     """Draws measured vessels in a drawn look; no shots, no network."""
 
     engine = "procedural"
@@ -137,7 +146,7 @@ class ProceduralMaker(ImageMaker):
 
 
 @dataclass(kw_only=True)
-class CompositeMaker(ImageMaker):
+class CompositeMaker(CpuMaker):
     """Draws the mask's vessels, as the shots have them, over their backgrounds."""
 
     engine = "composite"

@@ -8,18 +8,18 @@ number of workers, shards and interruptions change no byte.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from univg import __version__
-from univg.config import check, settings, to_plain
+from univg.config import check, settings
 from univg.errors import ConfigError, DataError
 
 from .placement import FREE as PLACEMENT
 from .placement import Placement, do_run
+from .placement import config_of as spell_config
 
 if TYPE_CHECKING:
     from .image_makers import ImageMaker
@@ -81,8 +81,8 @@ class Images(Drawing, Placement):
     shots: Path | None = None
     """Folder of the shots, images/ and masks/, for the composite engine."""
     modality: str | None = None
-    """Name (fundus, octa, oct, coronary, brain) or the path of a card; default: the engine's, else
-    fundus."""
+    """Name (fundus, octa, oct, coronary, brain) or the path of a card; default: that of the engine
+    or of the masks' manifest, else fundus."""
     look: str = "default"
     """Of the procedural engine. default: the modality's whole range; plain: its middle; unseen: of
     no real modality; or the path of a look card (my_look.yaml)."""
@@ -105,6 +105,14 @@ class Images(Drawing, Placement):
     """Refuse masks with grey levels instead of thresholding them."""
 
 
+IDLE: dict[str, tuple[str, ...]] = {
+    "procedural": ("prompt", "negative_prompt", "control", "control_strength"),
+    "composite": ("prompt", "negative_prompt", "control", "control_strength", "look"),
+    "diffusion": ("look",),
+}
+"""Settings that an image engine does not know."""
+
+
 @dataclass
 class ImagesResult:
     """What a run made."""
@@ -115,13 +123,21 @@ class ImagesResult:
     folder: Path = field(default_factory=Path)
 
 
+def refuse_idle(settings: Drawing, names: tuple[str, ...], engine: str) -> None:
+    """Refuse what was asked for and would change nothing."""
+    defaults = {each.name: each.default for each in fields(settings)}
+    for name in names:
+        if getattr(settings, name) != defaults[name]:
+            raise ConfigError(f"{name} is of no use to {engine}; leave one of them out")
+
+
 def choose_engine(settings: Images) -> str:
     """Return the image engine that `settings` mean; contradictions are refused."""
     asked = settings.image_engine
     if asked == "auto":
-        if settings.engine_dir is not None:
-            return "diffusion"
-        return "procedural" if settings.shots is None else "composite"
+        asked = "procedural" if settings.shots is None else "composite"
+        asked = asked if settings.engine_dir is None else "diffusion"
+    refuse_idle(settings, IDLE[asked], f"image_engine {asked}")
     if asked == "composite" and settings.shots is None:
         raise ConfigError("image_engine composite needs --shots, the folder of the real pairs")
     if asked != "diffusion" and settings.engine_dir is not None:
@@ -182,12 +198,8 @@ def run(settings: Images) -> ImagesResult:
 
 
 def config_of(settings: Images) -> bytes:
-    """Return config.yaml, for `--config`: the settings without what changes no byte."""
-    import yaml
-
-    plain = {name: value for name, value in to_plain(settings).items() if name not in FREE}
-    head = f"# univg {__version__}: univg generate images --config THIS --out FOLDER\n"
-    return (head + yaml.safe_dump(plain, sort_keys=False)).encode()
+    """Return config.yaml, for `--config`."""
+    return spell_config(settings, "generate images", FREE)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from univg.errors import ConfigError
 Value = float | int | bool | None
 Kind = Literal["number", "flag"]
 
+STAGE = "generate check"
 LONGEST = 1000  # also bounds how deep it can nest
 _COMPARISONS: dict[type[ast.cmpop], Callable[[float, float], bool]] = {
     ast.Lt: operator.lt,

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Le
 
-from univg import __version__
-from univg.config import check, settings, to_plain
+from univg.config import check, settings
 from univg.errors import ConfigError
 
-from .images import FREE, Drawing, Side
-from .placement import Placement, do_run
+from .images import FREE, Drawing, Side, refuse_idle
+from .placement import Placement, config_of, do_run
 
 if TYPE_CHECKING:
     from univg.sca.synth import Synth
@@ -62,6 +61,10 @@ class Masks(Drawing, Placement):
     """Seed of the run."""
 
 
+IDLE = ("engine_dir", "prompt", "negative_prompt", "strength", "threshold")
+"""Settings that the growth of masks does not know."""
+
+
 @dataclass
 class MasksResult:
     """What a run made."""
@@ -76,9 +79,9 @@ def choose_engine(settings: Masks) -> str:
     """Return the mask engine that `settings` mean."""
     asked = settings.mask_engine
     if asked == "auto":
-        return "sca" if settings.engine_dir is None else "diffusion"
-    if asked == "sca" and settings.engine_dir is not None:
-        raise ConfigError("engine_dir is of no use to mask_engine sca; leave one of them out")
+        asked = "sca" if settings.engine_dir is None else "diffusion"
+    if asked == "sca":
+        refuse_idle(settings, IDLE, "mask_engine sca")
     return asked
 
 
@@ -115,7 +118,9 @@ def run(settings: Masks) -> MasksResult:
         return MasksResult(grown.masks, grown.skipped, grown.wall_s, settings.out)
     maker = prepare_maker(settings)
     wanted = range(settings.first, settings.first + settings.count)
-    filled = do_run(settings, maker, settings.out, wanted, _config_of(settings))
+    filled = do_run(
+        settings, maker, settings.out, wanted, config_of(settings, "generate masks", FREE)
+    )
     print(filled.line("masks"))  # noqa: T201
     print(settings.out)  # noqa: T201
     return MasksResult(filled.made, filled.skipped, filled.wall_s, settings.out)
@@ -134,14 +139,6 @@ def _as_synth(settings: Masks) -> Synth:
         real=settings.shots,
         workers=min(settings.workers, 256),
     )
-
-
-def _config_of(settings: Masks) -> bytes:
-    import yaml
-
-    plain = {name: value for name, value in to_plain(settings).items() if name not in FREE}
-    head = f"# univg {__version__}: univg generate masks --config THIS --out FOLDER\n"
-    return (head + yaml.safe_dump(plain, sort_keys=False)).encode()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ that draw on the CPU, within a tolerance of those that draw on a GPU; with --out
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,9 +17,10 @@ import tyro
 from annotated_types import Ge, Le
 
 from univg.config import from_plain, read_yaml, settings
-from univg.errors import DataError
+from univg.errors import ConfigError, DataError
 from univg.files import make_folder, write_all_atomic
 from univg.manifest import RUN_NAME, Row, iterate_rows
+from univg.run_folder import require_joined
 
 TOLERANCE = 8
 """Grey levels by which an image of another GPU, batch or library may differ at most."""
@@ -33,6 +35,12 @@ class One:
     manifest.jsonl."""
     id: str
     """Name of the item."""
+    masks: Path | None = None
+    """Where the masks of the run lie now, if they were moved."""
+    shots: Path | None = None
+    """Where its shots lie now."""
+    engine_dir: Path | None = None
+    """Where its engine lies now."""
     out: Path | None = None
     """Folder to write it to as well."""
     tolerance: Annotated[int, Ge(0), Le(255)] = TOLERANCE
@@ -70,7 +78,7 @@ def plan(settings: One) -> str:
 def run(settings: One) -> Compared:
     """Make the item again; refuse it where it differs by more than it may."""
     folder, row = find_row(settings.manifest, settings.id)
-    files = make_again(folder, row)
+    files = make_again(folder, row, _find_moved(settings))
     if settings.out is not None:
         names = {settings.out / row[role]: data for role, data in files.items()}
         for path in names:
@@ -91,14 +99,26 @@ def run(settings: One) -> Compared:
 def find_row(path: Path, name: str) -> tuple[Path, Row]:
     """Return the run folder and the row of the item called `name`."""
     folder = path.parent if path.name.endswith(".jsonl") else path
+    if not folder.is_dir():
+        raise DataError(f"{path}: does not exist; give a run folder or its manifest.jsonl")
+    require_joined(folder)
     for row in iterate_rows(folder):
         if row.get("id") == name or str(row.get("index")) == name:
             return folder, row
     raise DataError(f"{folder}: its manifest names no item {name!r}")
 
 
-def make_again(folder: Path, row: Row) -> dict[str, bytes]:
-    """Return the files of the item, by role, made from the run's own settings."""
+def _find_moved(settings: One) -> dict[str, str]:
+    """Return the settings of the run that are others now."""
+    given = {"masks": settings.masks, "shots": settings.shots, "engine_dir": settings.engine_dir}
+    return {name: str(path) for name, path in given.items() if path is not None}
+
+
+def make_again(folder: Path, row: Row, moved: Mapping[str, str] = {}) -> dict[str, bytes]:
+    """Return the files of the item, by role, made from the run's own settings.
+
+    `moved` says where folders lie that the run had elsewhere.
+    """
     try:
         stage = json.loads((folder / RUN_NAME).read_bytes())["stage"]
         plain = read_yaml(folder / "config.yaml")
@@ -111,7 +131,20 @@ def make_again(folder: Path, row: Row) -> dict[str, bytes]:
     }
     if stage not in again:
         raise DataError(f"{folder}: items of `{stage}` cannot be made one by one")
-    files: dict[str, bytes] = again[stage]({**plain, "out": str(folder)}, row)
+    plain = {**plain, "out": str(folder)}
+    for name, place in moved.items():
+        known = "real" if stage == "sca synth" and name == "shots" else name
+        if plain.get(known) is None:
+            raise ConfigError(f"{name} is {place}: the run of {folder} used none")
+        plain[known] = place
+    for name in ("masks", "shots", "engine_dir"):
+        path = plain.get(name)
+        if isinstance(path, str) and not Path(path).exists():
+            option = f"--{name.replace('_', '-')}"
+            raise DataError(
+                f"{path}: is gone, and {folder} was made with it; where is it? {option}"
+            )
+    files: dict[str, bytes] = again[stage](plain, row)
     return files
 
 

@@ -61,6 +61,26 @@ def mask_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}-masks")
 
 
+def find_common_modality(settings: Pairs) -> str | None:
+    """Return the modality of masks and images: as asked for, else that of the trained engines."""
+    from univg.sd_engine import read_card
+
+    if settings.modality is not None:
+        return settings.modality
+    names = []
+    if settings.mask_engine_dir is not None:
+        names.append(read_card(settings.mask_engine_dir, "masks").modality)
+    if settings.engine_dir is not None:
+        names.append(read_card(settings.engine_dir, "images").modality)
+    names = [name for name in names if name]
+    if len(set(names)) > 1:
+        raise ConfigError(
+            f"the mask engine is of {names[0]}, the image engine of {names[1]}: take engines of "
+            "one modality, or say --modality to mix them"
+        )
+    return names[0] if names else None
+
+
 def split_settings(settings: Pairs) -> tuple[Masks, Images]:
     """Return the settings of the two commands."""
     if settings.shard is not None:
@@ -71,6 +91,7 @@ def split_settings(settings: Pairs) -> tuple[Masks, Images]:
                      "attention", "channels_last", "compile", "workers", "engine",
                      "gpus_per_worker", "modality", "size", "seed")
     }  # fmt: skip
+    drawing["modality"] = find_common_modality(settings)
     masks_locally = settings.mask_engine != "diffusion" and settings.mask_engine_dir is None
     masks = Masks(
         **{
@@ -104,9 +125,11 @@ def split_settings(settings: Pairs) -> tuple[Masks, Images]:
 
 def plan(settings: Pairs) -> str:
     """Say what would be written."""
+    from .building import check_engine
     from .masks import plan as plan_masks
 
     masks, images = split_settings(settings)
+    check_engine(images)
     return (
         f"{plan_masks(masks)}\nThen {settings.count} pairs to {images.out}, "
         f"{settings.variants} of each mask."
@@ -115,17 +138,16 @@ def plan(settings: Pairs) -> str:
 
 def run(settings: Pairs) -> ImagesResult:
     """Write masks, then pairs; go on where an earlier run stopped."""
+    from .building import check_engine
     from .gate_command import Check
     from .gate_command import run as run_gate
-    from .images import choose_engine, prepare_maker
     from .images import run as run_images
     from .masks import run as run_masks
 
     settings = check(settings)
     masks, images = split_settings(settings)
-    choose_engine(images)  # refused before hours of masks
+    check_engine(images)  # refused before hours of masks
     run_masks(masks)
-    prepare_maker(images)
     result = run_images(images)
     if settings.gate:
         run_gate(

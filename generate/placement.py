@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
-from univg.config import settings
+from univg import __version__
+from univg.config import settings, to_plain
 from univg.errors import ConfigError
 from univg.executors import Pipeline, Processes
 from univg.run_folder import Executor, Filled, Maker, fill_folder
-from univg.shards import Shard, fill_shard, merge_if_last, parse_shard
+from univg.shards import Shard, fill_shard, is_begun_whole, merge_if_last, parse_shard
 
 DEFAULT_WORKERS = max(1, min(8, os.cpu_count() or 1))
 
@@ -43,6 +44,11 @@ def do_run(placed: Placement, maker: Maker, folder: Path, wanted: range, config:
     """Bring `folder` to hold the items `wanted`, or this process's portion of them."""
     shard = _find_shard(placed)
     executor = _choose_executor(placed, maker)
+    if shard is not None and placed.shard is None and is_begun_whole(folder):
+        # Joined by an earlier launch, or begun by one process: the first looks after it.
+        if shard.number > 0:
+            return Filled(skipped=len(wanted))
+        shard = None
     if shard is None:
         return fill_folder(maker, folder, wanted, executor, config=config)
     filled = fill_shard(maker, folder, wanted, executor, shard, config=config)
@@ -51,6 +57,29 @@ def do_run(placed: Placement, maker: Maker, folder: Path, wanted: range, config:
         if merged is not None:
             print(merged.line())  # noqa: T201
     return filled
+
+
+def config_of(settings: Any, command: str, free: set[str]) -> bytes:
+    """Return config.yaml, for `--config`: the settings without what changes no byte.
+
+    Paths are absolute, so that the run can be looked at from anywhere.
+    """
+    import yaml
+
+    plain = {name: value for name, value in to_plain(settings).items() if name not in free}
+    for name, value in plain.items():
+        if isinstance(value, str) and _is_path(name, value, getattr(settings, name)):
+            plain[name] = os.path.abspath(value)  # noqa: PTH100 - links not followed
+    head = f"# univg {__version__}: univg {command} --config THIS --out FOLDER\n"
+    return (head + yaml.safe_dump(plain, sort_keys=False)).encode()
+
+
+def _is_path(name: str, value: str, given: Any) -> bool:
+    """Whether a setting, which may be a name as well, is a path here."""
+    if name in {"modality", "look"}:
+        return value.endswith((".yaml", ".yml"))
+    named = name in {"base", "control"} and value != "nano" and Path(value).exists()
+    return isinstance(given, Path) or named
 
 
 def _find_shard(placed: Placement) -> Shard | None:

@@ -67,24 +67,27 @@ class _Crew:
 
     def work(self, tasks: Sequence[list[int]]) -> Iterator[Written]:
         """Yield what is written, in the order of `tasks`."""
-        waiting = collections.deque(enumerate(tasks))
-        running: dict[Any, tuple[int, list[int], Any]] = {}
+        following, fresh = 0, 0
+        again: collections.deque[int] = collections.deque()  # tasks of lost workers
+        running: dict[Any, tuple[int, Any]] = {}
         done: dict[int, Written] = {}
-        following = 0
         while following < len(tasks):
-            while waiting and self.idle and len(done) < 4 * (len(self.idle) + len(running)):
-                number, task = waiting.popleft()
+            room = 4 * (len(self.idle) + len(running)) - len(done)
+            # What was lost goes first, room or not: what is done may be waiting for its turn.
+            while self.idle and (again or (fresh < len(tasks) and room > 0)):
+                number = again.popleft() if again else fresh
+                fresh = max(fresh, number + 1)
                 actor = self.idle.pop()
-                running[actor.make.remote(task)] = (number, task, actor)
+                running[actor.make.remote(tasks[number])] = (number, actor)
             ready, _ = self.ray.wait(list(running), num_returns=1)
-            number, task, actor = running.pop(ready[0])
+            number, actor = running.pop(ready[0])
             try:
                 done[number] = self.ray.get(ready[0])
                 self.idle.append(actor)
                 self.losses = 0
             except self.ray.exceptions.RayActorError as error:
                 self._replace(error)
-                waiting.appendleft((number, task))
+                again.append(number)
             except self.ray.exceptions.RayTaskError as error:
                 raise _first_cause(error) from error
             while following in done:

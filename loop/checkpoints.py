@@ -43,7 +43,8 @@ def save_state(run: Path, state: State, keep: int) -> Path:
     folder = make_folder(run / FOLDER)
     target = folder / f"step-{state.step:08d}"
     unfinished = folder / f".{target.name}.tmp"
-    shutil.rmtree(unfinished, ignore_errors=True)
+    for leftover in folder.glob(".step-*.tmp"):  # of a run that was killed as it wrote
+        shutil.rmtree(leftover, ignore_errors=True)
     try:
         _write(unfinished, state)
         shutil.rmtree(target, ignore_errors=True)

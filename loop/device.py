@@ -7,15 +7,18 @@ In: settings. Out: an Accelerator, the same for one process and for many that `a
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 
 from univg.sd_compute import choose_precision
 
 from .options import Training
+
+LONGEST_WAIT = timedelta(hours=6)
 
 
 def make_accelerator(asked: Training) -> Accelerator:
@@ -31,6 +34,9 @@ def make_accelerator(asked: Training) -> Accelerator:
         project_config=ProjectConfiguration(
             project_dir=str(asked.out), logging_dir=str(asked.out / "log")
         ),
+        # The others wait while the first draws previews and measures: ten minutes, which is the
+        # default for GPUs, may not do. A process that died ends the others through its launcher.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
     )
 
 

@@ -28,14 +28,21 @@ PREVIEWS = "previews"
 class Journal:
     """Writes figures and previews of one run; silent on all processes but the first."""
 
-    def __init__(self, accelerator: Accelerator, out: Path, tracker: str, start_step: int) -> None:
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        out: Path,
+        tracker: str,
+        start_step: int,
+        looked: bool = True,
+    ) -> None:
         self.accelerator, self.out = accelerator, out
         self.is_writer = accelerator.is_main_process
         self.tracks, self.start_step = False, start_step
         if not self.is_writer:
             return
         self.path = out / METRICS
-        _cut_back(self.path, start_step)
+        _cut_back(self.path, start_step, looked)
         self._stream = self.path.open("a", encoding="utf-8")
         self.tracks = self._start_tracker(tracker)
 
@@ -81,7 +88,8 @@ class Journal:
         with contextlib.suppress(OSError):
             self._stream.close()
         if self.tracks:
-            self.accelerator.end_training()
+            for tracker in self.accelerator.trackers:
+                tracker.finish()  # `end_training` would end the group of processes as well
 
 
 class Silent:
@@ -107,17 +115,20 @@ def _log_picture(tracker: Any, picture: npt.NDArray[np.uint8], step: int) -> Non
         warnings.warn(f"the tracker took no preview at step {step}: {error}", stacklevel=2)
 
 
-def _cut_back(path: Path, start_step: int) -> None:
+def _cut_back(path: Path, start_step: int, looked: bool) -> None:
     """Drop figures of steps after the checkpoint: they will be made again.
 
-    Without a checkpoint that is all of them, those of step 0 too.
+    Without a checkpoint that is all of them, those of step 0 too; and where its own step was not
+    `looked` at, those of looking.
     """
     if not path.exists():
         return
     kept: list[str] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if start_step and int(json.loads(line)["step"]) <= start_step:
+            row = json.loads(line)
+            is_whole = looked or "loss" in row
+            if start_step and int(row["step"]) < start_step + is_whole:
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
             continue  # torn by a killed run

@@ -12,8 +12,7 @@ import contextlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,19 +24,20 @@ from univg.errors import UserError
 from univg.progress import show_progress
 from univg.seeds import seed_for
 
-from .checkpoints import State, flatten, load_newest, save_state, unflatten
 from .device import get_randomness, seed_randomness, set_randomness
 from .journal import Journal, Silent, describe_time
-from .losses import Losses, refuse_nan
-from .memory import Memory, fit_micro_batch, is_out_of_memory, release
+from .loading import Loader
+from .looking import is_hurried, look
+from .losses import Losses
+from .memory import Memory, fit_micro_batch, is_out_of_memory
 from .optim import make_average, make_optimizer, make_schedule
 from .options import Training
 from .order import Order, share_of
+from .state import restore_run, save_run
 from .stopping import StopRequest
 from .task import Sample, Task, stack_samples
 
 LOOK_EVERY_ON_GPU = 10  # reading from a GPU waits for all it has still to do
-BEST = "best.safetensors"
 
 
 @dataclass
@@ -89,6 +89,7 @@ class _Run:
         self.order = Order(asked.seed, task.name, task.items)
         self.trained = task.trained()
         self.step, self.saved_step = 0, -1
+        self.looked, self.stop = True, StopRequest()
         self.on_gpu = accelerator.device.type == "cuda"
         self.look_every = LOOK_EVERY_ON_GPU if self.on_gpu else 1
         self.outcome = Outcome(0, 0)
@@ -101,12 +102,13 @@ class _Run:
         optimizer = make_optimizer(asked, weights)
         self.micro_batch = min(asked.micro_batch or self.batch, self.batch // self.world)
         network = torch.compile(self.task.module) if asked.compile else self.task.module
+        # Before accelerate takes hold of the optimizer's step, which the schedule watches. It
+        # counts our steps; accelerate's wrapper would count those of all processes.
+        self.schedule = make_schedule(asked, optimizer)
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         # Without the wrapper that waits for the other processes in each call.
         shared = isinstance(self.network, torch.nn.parallel.DistributedDataParallel)
         self.alone: torch.nn.Module = self.network.module if shared else self.network
-        # The schedule counts our steps; accelerate's wrapper would count those of all processes.
-        self.schedule = make_schedule(asked, self.optimizer.optimizer)
         self.average = make_average(asked, weights)
         if self.average is not None:
             self.average.to(self.accelerator.device)
@@ -123,10 +125,12 @@ class _Run:
         self._restore()
         self.outcome.first_step = self.step
         start = time.monotonic()
-        self.journal = Journal(self.accelerator, self.asked.out, self.asked.tracker, self.step)
+        self.journal = Journal(
+            self.accelerator, self.asked.out, self.asked.tracker, self.step, self.looked
+        )
         try:
-            with StopRequest() as stop:
-                self._train_until_done(stop)
+            with self.stop:
+                self._train_until_done()
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -140,51 +144,46 @@ class _Run:
         self._finish()
         return self.outcome
 
-    def _train_until_done(self, stop: StopRequest) -> None:
+    def _train_until_done(self) -> None:
         if self.step >= self.steps:
             self.say(f"{self.asked.out} is trained already: {self.step} steps of {self.steps}")
             return
         if self.step:
             self.say(f"going on after step {self.step} of {self.steps}")
-        else:
-            self._preview()
-            self._validate()
-        with ThreadPoolExecutor(1, "load") as loader, self._progress() as bar:
-            self._fit_first_step()
-            waiting = loader.submit(self._load, self.step)
-            losses = Losses(self)
+        if not self.step or not self.looked:
+            self.looked = look(self)
+        self._fit_first_step()
+        if self._someone_asked():
+            raise Stopped(
+                f"stopped before step {self.step + 1}; the same command goes on in {self.asked.out}"
+            )
+        steps, threads = range(self.step, self.steps), self.task.loaders
+        losses = Losses(self)
+        with Loader(self._load_one, self._share, steps, threads) as loader, self._progress() as bar:
             self.network.train()
             while self.step < self.steps:
-                samples = waiting.result()
-                if self.step + 1 < self.steps:
-                    waiting = loader.submit(self._load, self.step + 1)
-                losses.add(self._update(samples))
+                losses.add(self._update(loader.take()))
                 self.step += 1
                 bar.advance(self.batch, note=losses.note)
                 self._after_step(losses)
-                if self._someone_asked(stop) and self.step < self.steps:
-                    waiting.cancel()
-                    losses.look()
-                    self._save()
-                    raise Stopped(
-                        f"stopped after step {self.step} of {self.steps}, checkpoint written; "
-                        f"the same command goes on in {self.asked.out}"
-                    )
-            losses.look()
-            self._save()
 
     def _after_step(self, losses: Losses) -> None:
-        # Not at --stop-at: a run that is stopped and gone on with looks when another would.
-        asked, last = self.asked, self.step == self.asked.max_steps
+        asked, last = self.asked, self.step == self.steps
         if self.step % self.look_every == 0:
             losses.look()
-        if asked.validate_every and (self.step % asked.validate_every == 0 or last):
-            self._validate()
-        if asked.preview_every and (self.step % asked.preview_every == 0 or last):
-            self._preview()
-        if asked.save_every and (self.step % asked.save_every == 0 or self.step == self.steps):
+        stopping = self._someone_asked() and not last
+        # Looking may take longer than the time that is left: whoever goes on will look first.
+        self.looked = not stopping and look(self)
+        if last or (self.looked and asked.save_every and self.step % asked.save_every == 0):
             losses.look()  # never keep a checkpoint of weights that are not numbers
             self._save()
+        if stopping or is_hurried(self):
+            losses.look()
+            self._save()
+            raise Stopped(
+                f"stopped after step {self.step} of {self.steps}, checkpoint written; "
+                f"the same command goes on in {self.asked.out}"
+            )
 
     def _progress(self) -> Any:
         if not self.accelerator.is_main_process:
@@ -194,13 +193,12 @@ class _Run:
 
     # One step ---------------------------------------------------------------------------------
 
-    def _load(self, step: int) -> list[Sample]:
-        """Return this process's samples of `step`, in order."""
-        positions = share_of(step, self.batch, self.rank, self.world)
-        return [
-            self.task.load(self.order.item_at(position), self.order.rng_at(position))
-            for position in positions
-        ]
+    def _share(self, step: int) -> range:
+        """Return the positions of this process's samples of `step`."""
+        return share_of(step, self.batch, self.rank, self.world)
+
+    def _load_one(self, position: int) -> Sample:
+        return self.task.load(self.order.item_at(position), self.order.rng_at(position))
 
     def _update(self, samples: list[Sample]) -> torch.Tensor:
         """Take one optimizer step on `samples`; return their mean loss."""
@@ -208,7 +206,7 @@ class _Run:
         starts = range(0, len(samples), self.micro_batch)
         for start in starts:
             part = samples[start : start + self.micro_batch]
-            batch = self._to_device(stack_samples(part))
+            batch = self.to_device(stack_samples(part))
             is_last = start == starts[-1]
             waits = contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.network)
             with waits:
@@ -224,20 +222,26 @@ class _Run:
             self.average.step(self.trained.values())
         return total
 
-    def _to_device(self, batch: Sample) -> Sample:
+    def to_device(self, batch: Sample) -> Sample:
+        """Return `batch` where the network is."""
         device = self.accelerator.device
+        if self.on_gpu:  # a copy from pageable memory would wait for all that the GPU has to do
+            batch = {name: value.pin_memory() for name, value in batch.items()}
         return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
     def _fit_first_step(self) -> None:
         """Lower the micro-batch until one forward and backward pass fits into memory."""
-        samples, asked = self._load(self.step), self.micro_batch
+        samples = [self._load_one(position) for position in self._share(self.step)]
+        asked = self.micro_batch
         self.network.train()
 
         def attempt(count: int) -> None:
+            place = self._place_of_moments()
             try:
-                batch = self._to_device(stack_samples(samples[:count]))
+                batch = self.to_device(stack_samples(samples[:count]))
                 self.accelerator.backward(self.alone(batch).float().sum() * 0.0)
             finally:
+                del place
                 self.optimizer.zero_grad(set_to_none=True)
 
         start, state = time.monotonic(), get_randomness()
@@ -249,149 +253,41 @@ class _Run:
         self.micro_batch = fitted
         parts = math.ceil(len(samples) / fitted)
         if fitted < asked and self.accelerator.is_main_process:
-            warnings.warn(self._memory().describe_fit(fitted, parts), stacklevel=2)
+            told = self._memory().describe_fit(fitted, parts, self.task.sees_batches)
+            warnings.warn(told, stacklevel=2)
         left = (time.monotonic() - start) * parts * (self.steps - self.step)
         self.say(f"by its first step, about {describe_time(left)} to go")
+
+    def _place_of_moments(self) -> torch.Tensor | None:
+        """Return as much GPU memory as the optimizer will take at its first step."""
+        if not self.on_gpu or self.optimizer.optimizer.state:
+            return None
+        size = 2 if self.asked.optimizer == "adamw8bit" else 8
+        count = size * sum(weight.numel() for weight in self.trained.values())
+        return torch.empty(count, dtype=torch.uint8, device=self.accelerator.device)
 
     def _memory(self) -> Memory:
         return Memory("GPU memory" if self.on_gpu else "memory")
 
-    def _someone_asked(self, stop: StopRequest) -> bool:
+    def _someone_asked(self) -> bool:
         if self.world == 1:
-            return stop.asked
+            return self.stop.asked
         if self.step % self.look_every:
             return False
-        flag = torch.tensor([float(stop.asked)], device=self.accelerator.device)
+        flag = torch.tensor([float(self.stop.asked)], device=self.accelerator.device)
         summed = self.accelerator.reduce(flag, "sum")
         return bool(summed.item() > 0)
-
-    # Looking ----------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """Within, the weights are their moving average, which is what will be saved."""
-        if self.average is None:
-            yield
-            return
-        weights = list(self.trained.values())
-        self.average.store(weights)
-        self.average.copy_to(weights)
-        try:
-            yield
-        finally:
-            self.average.restore(weights)
-
-    def _validate(self) -> None:
-        if not self.asked.validate_every or not self.task.checks:
-            return
-        losses = []
-        self.network.eval()
-        with self._averaged(), torch.no_grad():
-            for number in range(self.rank, self.task.checks, self.world):
-                batch = self._to_device(stack_samples([self.task.load_check(number)]))
-                losses.append(self.alone(batch).float().sum())
-        self.network.train()
-        here = torch.zeros(2, device=self.accelerator.device, dtype=torch.float64)
-        if losses:
-            here[0], here[1] = torch.stack(losses).double().sum(), len(losses)
-        summed = here if self.world == 1 else self.accelerator.reduce(here, "sum")
-        found = float(summed[0] / summed[1])
-        self.journal.write(self.step, {"validation": found})
-        if found < self.outcome.best_check and self.step:
-            self.outcome.best_check, self.outcome.best_step = found, self.step
-            if self.accelerator.is_main_process:
-                self._save_best()
-
-    def _save_best(self) -> None:
-        from safetensors.torch import save
-
-        from univg.files import write_atomic
-
-        with self._averaged():
-            tensors = {
-                name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-                for name, value in self.trained.items()
-            }
-        write_atomic(self.asked.out / BEST, save(tensors, {"step": str(self.step)}))
-
-    def _preview(self) -> None:
-        """Draw a preview and measure it; nothing that goes wrong in it ends the run."""
-        if not self.asked.preview_every or not self.accelerator.is_main_process:
-            return
-        state = get_randomness()
-        self.network.eval()
-        try:
-            with self._averaged(), torch.no_grad():
-                picture = self.task.preview(self.step)
-                figures = self.task.measure(self.step)
-            if picture is not None:
-                self.journal.show(self.step, picture)
-            if figures:
-                self.journal.write(self.step, figures)
-        except Exception as error:
-            reason = "out of memory" if is_out_of_memory(error) else " ".join(str(error).split())
-            warnings.warn(
-                f"no preview at step {self.step}, training goes on: {reason}", stacklevel=2
-            )
-            release()
-        finally:
-            self.network.train()
-            set_randomness(state)
 
     # State ------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        if self.saved_step == self.step:
-            return
-        weights = list(self.trained.values())
-        if not all(bool(torch.isfinite(weight).all()) for weight in weights):
-            refuse_nan(self, self.step - 1, "a weight")
-        randomness = self._gather_randomness()
-        if self.accelerator.is_main_process:
-            tensors, rest = flatten(self._state(), "state")
-            tensors |= {f"rng/{rank}": state for rank, state in enumerate(randomness)}
-            values = {"rest": rest, "best": [self.outcome.best_step, self.outcome.best_check]}
-            save_state(
-                self.asked.out, State(self.step, tensors, values), self.asked.keep_checkpoints
-            )
-        self.saved_step = self.step
-        self.accelerator.wait_for_everyone()
-
-    def _state(self) -> dict[str, Any]:
-        scaler = self.accelerator.scaler
-        return {
-            "weights": {name: value.detach() for name, value in self.trained.items()},
-            "optimizer": self.optimizer.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "average": self.average.state_dict() if self.average else None,
-            "scaler": scaler.state_dict() if scaler else None,
-        }
-
-    def _gather_randomness(self) -> list[torch.Tensor]:
-        """Return the state of torch's own generators on each process (for dropout and the like)."""
-        here = get_randomness().to(self.accelerator.device)
-        everywhere = self.accelerator.gather(here) if self.world > 1 else here
-        return list(everywhere.cpu().reshape(self.world, -1))
+        if self.saved_step != self.step:
+            save_run(self)
+            self.saved_step = self.step
 
     def _restore(self) -> None:
-        state = load_newest(self.asked.out)
-        if state is None:
-            return
-        whole = unflatten(state.values["rest"], state.tensors)
-        with torch.no_grad():
-            for name, value in self.trained.items():
-                value.copy_(whole["weights"][name])
-        self.optimizer.optimizer.load_state_dict(whole["optimizer"])
-        self.schedule.load_state_dict(whole["schedule"])
-        if self.average is not None:
-            self.average.load_state_dict(whole["average"])
-            self.average.to(self.accelerator.device)
-        if self.accelerator.scaler and whole["scaler"]:
-            self.accelerator.scaler.load_state_dict(whole["scaler"])
-        if f"rng/{self.rank}" in state.tensors:
-            set_randomness(state.tensors[f"rng/{self.rank}"].cpu())
-        self.step = self.saved_step = state.step
-        self.outcome.best_step, self.outcome.best_check = state.values["best"]
+        if restore_run(self):
+            self.saved_step = self.step
 
     def _finish(self) -> None:
         if self.average is not None:

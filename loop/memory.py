@@ -15,7 +15,15 @@ import torch
 
 from univg.errors import UserError
 
-WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
+WORDS = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "bad_alloc",
+    "alloc_failed",
+    "unable to find an engine",
+    "unable to find a valid cudnn",
+)
 """What drivers and allocators say that raise no error of their own kind."""
 ADVICE = "take a smaller --size-px, --gradient-checkpointing True, or --precision bf16"
 
@@ -26,11 +34,12 @@ class Memory:
 
     name: str
 
-    def describe_fit(self, fitted: int, parts: int) -> str:
+    def describe_fit(self, fitted: int, parts: int, sees_batches: bool = False) -> str:
         """Return a line about a micro-batch that was lowered."""
+        end = "change slightly: they depend on what goes through the network at once"
         return (
             f"out of {self.name}: micro-batch lowered to {fitted}, {parts} of them a step; results "
-            "stay the same"
+            f"{end if sees_batches else 'stay the same'}"
         )
 
     def describe_end(self, step: int) -> str:

@@ -29,6 +29,10 @@ class Task(abc.ABC):
     """How many training items there are; an epoch is each of them once."""
     checks: int = 0
     """How many validation samples there are."""
+    sees_batches: bool = False
+    """The loss of a sample depends on what goes through the network with it."""
+    loaders: int = 1
+    """How many threads may call `load` at once."""
 
     @abc.abstractmethod
     def load(self, item: int, rng: np.random.Generator) -> Sample:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from univg.errors import DataError, Problem
 from univg.images import ImageArray, PictureError, read_image
-from univg.masks import BoolMask, MaskReading, find_fov, inspect_mask, judge_mask
+from univg.masks import BoolMask, MaskReading, find_fov, inspect_mask, judge_example
 from univg.pairs import Pair
 from univg.resize import resize_to
 from univg.vesselness import find_field
@@ -34,10 +34,6 @@ DARKEST, BRIGHTEST = 0.1, 99.9
 MOST_MEASURED = 2**16
 LEAST_SPREAD = 1e-3
 MOST_PLACES = 4096
-INVERTED_DENSITY = 0.6
-"""More vessel than this is no vessel tree: dense capillary labels reach 0.45."""
-PHOTOGRAPH_SHARE = 0.25
-"""More in-between pixels than this is no mask: fine anti-aliased ones stay below 0.1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +177,7 @@ def judge_pair(pair: Pair, *, synthetic: bool = False) -> list[Problem]:
     try:
         problems += _judge_mask(pair.mask, inspect_mask(pair.mask), size, synthetic)
         if pair.fov is not None:
-            view = judge_mask(pair.fov, inspect_mask(pair.fov), size)
+            view = judge_example(pair.fov, inspect_mask(pair.fov), size)
             problems += [problem for problem in view if problem.kind != "full"]
     except PictureError as error:
         problems.append(error.problem)
@@ -204,17 +200,9 @@ def scaled_shape(shape: tuple[int, int], longest_px: int) -> tuple[int, int]:
 def _judge_mask(
     path: Path, reading: MaskReading, size: tuple[int, int] | None, synthetic: bool
 ) -> list[Problem]:
-    problems = judge_mask(path, reading, size)
+    problems = judge_example(path, reading, size)
     if synthetic:  # a tree may have missed the picture: nothing to learn, and nothing wrong
         problems = [problem for problem in problems if problem.kind != "empty"]
-    if reading.ambiguous_share > PHOTOGRAPH_SHARE:
-        detail = f"{reading.ambiguous_share:.0%} of its pixels are neither vessel nor background"
-        remedy = "this looks like an image; are images/ and masks/ exchanged?"
-        problems.append(Problem(path=path, kind="grey", detail=detail, remedy=remedy))
-    elif reading.density > INVERTED_DENSITY and not reading.full:
-        detail = f"{reading.density:.0%} of its pixels are vessel"
-        remedy = "is it inverted? vessels are the bright value"
-        problems.append(Problem(path=path, kind="inverted", detail=detail, remedy=remedy))
     return problems
 
 

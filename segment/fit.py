@@ -82,6 +82,9 @@ class Fit(Training):
     """Leave pairs out that cannot be used, and say so, instead of refusing."""
     memory_mb: Annotated[int, Ge(0)] = 2048
     """Memory for decoded images [MiB]; what does not fit is read each time."""
+    loaders: Annotated[int, Ge(1), Le(64)] | None = None
+    """Threads that prepare samples while the network learns; default: one where it learns on a CPU,
+    all of which it takes for itself, else what the machine has, eight at most."""
     onnx: bool = False
     """Also write OUT/model.onnx, for machines without torch; needs `univg[onnx]`."""
     report_samples: Annotated[int, Ge(0), Le(100)] = 8

@@ -18,6 +18,7 @@ import numpy as np
 from univg.config import to_yaml
 from univg.errors import UserError
 from univg.files import make_folder, write_atomic
+from univg.loop import run_files
 from univg.manifest import claim_folder, lock_folder
 from univg.pairs import Pair
 
@@ -25,12 +26,11 @@ from .data_store import Store
 from .fit import Fit, count_synthetic, parse_options, resolve
 from .fit_data import Data, arrange, choose_cut, read_pairs
 from .fit_files import (
-    RESULT,
+    LIBRARIES,
     describe_model,
     describe_run,
     export_model,
     save_best,
-    write_environment,
     write_result,
 )
 from .networks import build_network, check_network
@@ -94,18 +94,14 @@ def check_request(asked: Fit) -> None:
     assert asked.network is not None
     check_network(asked.network, parse_options(asked.network_options))
     _check_packages(asked)
-    if asked.tracker != "none" and importlib.util.find_spec(asked.tracker) is None:
-        raise UserError(
-            f"--tracker {asked.tracker} needs the package {asked.tracker}, which is not installed: "
-            f"`pip install {asked.tracker}`, or take --tracker none"
-        )
+    run_files.check_tracker(asked)
 
 
 def read_threshold(folds: Path, count: int) -> float:
     """Return the threshold that suits best the shots that each fold had left out."""
     curves = []
     for number in range(count):
-        found = json.loads((folds / str(number + 1) / RESULT).read_text(encoding="utf-8"))
+        found = json.loads((folds / str(number + 1) / run_files.RESULT).read_text(encoding="utf-8"))
         curves += [np.array(curve, np.float64) for curve in found["dice_by_threshold"]]
     return choose_threshold(curves)[0]
 
@@ -132,7 +128,7 @@ def _fit(
             stack.enter_context(lock_folder(asked.out))
             claim_folder(asked.out, describe_run(asked, data, threshold))
             write_atomic(asked.out / "config.yaml", to_yaml(asked).encode())
-            write_environment(asked.out, accelerator)
+            run_files.write_environment(asked.out, accelerator, LIBRARIES)
         accelerator.wait_for_everyone()
         task = make_task(asked, data, threshold)
         return _train(asked, data, task, accelerator)
@@ -141,6 +137,8 @@ def _fit(
 def make_task(asked: Fit, data: Data, threshold: float | None = None) -> SegmentTask:
     """Return the task of a run."""
     import torch
+
+    from univg.loop.loading import choose_threads
 
     from .fit_task import SegmentTask, Tiling
 
@@ -173,6 +171,7 @@ def make_task(asked: Fit, data: Data, threshold: float | None = None) -> Segment
         channels_last=torch.cuda.is_available()
         if asked.channels_last is None
         else asked.channels_last,
+        loaders=choose_threads(asked.loaders, on_gpu=torch.cuda.is_available()),
         facts=describe_model(asked, data, tiling.tile_px, tiling.fixed),
     )
     task.fixed_threshold = threshold
@@ -205,9 +204,7 @@ def _train(asked: Fit, data: Data, task: SegmentTask, accelerator: Accelerator) 
     outcome.files += export_model(asked, asked.out / MODEL)
     if task.held_out and (outcome.best_step or outcome.steps) < outcome.steps:
         outcome.files += save_best(asked.out, task)
-    write_result(
-        asked, outcome, {"threshold": threshold, "dice": dice, "dice_by_threshold": curves}
-    )
+    write_result(asked, outcome, threshold=threshold, dice=dice, dice_by_threshold=curves)
     write_report(asked, data, task, outcome, (threshold, dice, curves))
     say(describe_end(asked, task, outcome, threshold, dice))
     return outcome
@@ -236,10 +233,7 @@ def describe_end(
     asked: Fit, task: SegmentTask, outcome: Outcome, threshold: float, dice: float
 ) -> str:
     """Return how it went, in a line."""
-    made = (outcome.steps - outcome.first_step) * (asked.batch or 1)
-    text = f"{outcome.steps} steps, {outcome.samples} samples"
-    if made:
-        text += f"; {made / max(outcome.seconds, 1e-9):,.1f} samples/s in {outcome.seconds:,.0f} s"
+    text = run_files.describe_speed(asked, outcome)
     whom = "held-out shots" if task.held_out else "the shots it was trained on"
     text += f"; Dice {dice:.4f} on {whom}, cut at {threshold:g}"
     if task.held_out and outcome.best_step is not None:

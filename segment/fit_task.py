@@ -145,6 +145,7 @@ class SegmentTask(Task):
     """Segmentation of vessels in real and synthetic pairs."""
 
     name = "segment"
+    sees_batches = True  # by batch normalisation, and by losses that are ratios of sums
     module: Judged
 
     def __init__(
@@ -161,8 +162,10 @@ class SegmentTask(Task):
         seed: int,
         held_out: Store | None = None,
         channels_last: bool = False,
+        loaders: int = 1,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
+        self.loaders = loaders
         self.real, self.synthetic, self.held_out = real, synthetic, held_out
         self.items, self.synthetic_count = batch, synthetic_count if synthetic else 0
         self.cut, self.seed, self.facts = cut, seed, dict(facts or {})
@@ -194,7 +197,7 @@ class SegmentTask(Task):
         return whole_sample(self.held_out.get(number))
 
     def name_items(self, items: Sequence[int]) -> list[str]:  # noqa: ARG002
-        """Return the pictures that came last: numbers of a step tell no pictures."""
+        """Return the pictures that came last, in any order: numbers of a step tell no pictures."""
         return list(dict.fromkeys(self._recent))
 
     def _draw_statistics(self) -> Iterator[Tensor]:

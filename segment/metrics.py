@@ -9,18 +9,15 @@ P is the prediction, L the truth, S( ) the skeleton, ∂ the boundary.
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from univg.errors import ConfigError, DataError
 from univg.masks import BoolMask
+from univg.plugins import load_function
 
 from .metrics_masks import Distances, MaskFacts, MaskPair, Probability
 from .metrics_ranks import measure_auc
@@ -271,20 +268,8 @@ def measure_pair(
 
 
 def _load_metric(name: str) -> tuple[str, Metric]:
-    module_name, colon, function_name = name.partition(":")
-    if not colon or not module_name or not function_name:
-        valid = ", ".join(METRICS)
-        raise ConfigError(f"metrics has {name!r}: use {valid}, or package.module:function")
-    here = str(Path.cwd())
-    if here not in sys.path:  # an installed command does not look where it is called
-        sys.path.append(here)
-    try:
-        module: Any = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(f"metrics has {name!r}: it cannot be imported ({error})") from error
-    function: Any = getattr(module, function_name, None)
-    if not callable(function):
-        raise ConfigError(f"metrics has {name!r}: {module_name} has no function {function_name}")
+    function = load_function(name, "metrics", ", ".join(METRICS))
+    function_name = name.rpartition(":")[2]
     return function_name, Metric(
         title=function_name,
         measure=lambda pair: function(pair.prediction.mask, pair.truth.mask),

@@ -9,7 +9,6 @@ a network is built.
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, ValidationError, validate_call
 
 from univg.errors import ConfigError
+from univg.plugins import load_function
 
 if TYPE_CHECKING:
     from torch import nn
@@ -269,14 +269,7 @@ def _build_own(
     from torch import nn
 
     name = f"{module}:{function}"
-    try:
-        build = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"network {name}: {error}; name an importable module and a function in it"
-        ) from error
-    if not callable(build):
-        raise ConfigError(f"network {name}: is a {type(build).__name__}, not a function")
+    build = load_function(name, "network")
     given = dict(options)
     if "size" in inspect.signature(build).parameters:
         given.setdefault("size", size)

@@ -155,10 +155,11 @@ def choose_device(asked: str) -> str:
     """Return the name of the device to compute on."""
     import torch
 
+    from univg.devices import require_device
+
     if asked == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if asked.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device is {asked}: no such GPU is here; take cpu or auto")
+    require_device(asked)
     return asked
 
 

@@ -14,10 +14,11 @@ from training_shots import QUICK, write_shots
 from univg.binarise import Cut, choose_cut, cut_mask
 from univg.config import from_plain
 from univg.errors import ConfigError, DataError, ResumeError
-from univg.generate import images, masks
+from univg.generate import images, masks, pairs
 from univg.generate.diffusion import CPU_BLOCK
 from univg.generate.images import Images
 from univg.generate.masks import Masks
+from univg.generate.pairs import Pairs, find_common_modality
 from univg.manifest import read_rows
 from univg.masks import inspect_mask, write_mask
 from univg.pairs import check_pairs, open_pairs
@@ -170,6 +171,8 @@ def test_without_an_engine_masks_are_grown(place, tmp_path):
         ({"engine_dir": "mask-engine"}, DataError, "engine of masks, not of images"),
         ({"size": (70, 64)}, ConfigError, "multiples of"),
         ({"image_engine": "procedural"}, ConfigError, "engine_dir is of no use"),
+        ({"device": "quantum"}, ConfigError, "device is 'quantum'"),
+        ({"device": "meta"}, ConfigError, "does not compute there"),
         ({"base": "elsewhere"}, ConfigError, "leave --base"),
     ],
 )
@@ -179,6 +182,36 @@ def test_what_cannot_be_drawn_with_is_refused(place, tmp_path, changes, error, n
     with pytest.raises(error, match=named):
         draw_images(place, tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_grown_masks_do_not_know_is_refused(tmp_path):
+    for changes in ({"prompt": "x"}, {"threshold": 0.4}, {"strength": 0.3}):
+        with pytest.raises(ConfigError, match="of no use to mask_engine sca"):
+            masks.run(from_plain(Masks, {"out": tmp_path / "a", "count": 1, **changes}))
+    assert not (tmp_path / "a").exists()
+
+
+def test_pairs_refuse_a_wrong_image_engine_before_masks_are_made(place, tmp_path):
+    for changes, error, named in (
+        ({"engine_dir": place / "mask-engine"}, DataError, "engine of masks, not of images"),
+        ({"size": (70, 64)}, ConfigError, "multiples of"),
+    ):
+        values = {"out": tmp_path / "a", "engine_dir": place / "image-engine", "count": 2}
+        with pytest.raises(error, match=named):
+            pairs.run(from_plain(Pairs, {**values, **changes}))
+    assert not list(tmp_path.iterdir())
+
+
+def test_pairs_are_of_the_modality_of_their_engines(place, tmp_path):
+    asked = from_plain(Pairs, {"out": tmp_path / "a", "engine_dir": place / "image-engine"})
+    assert find_common_modality(asked) == "octa"
+    text = (place / "mask-engine" / ENGINE_NAME).read_text()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ENGINE_NAME).write_text(text.replace('"octa"', '"fundus"'))
+    both = dataclasses.replace(asked, mask_engine_dir=tmp_path / "other")
+    with pytest.raises(ConfigError, match="of fundus, the image engine of octa"):
+        find_common_modality(both)
+    assert find_common_modality(dataclasses.replace(both, modality="octa")) == "octa"
 
 
 def test_an_engine_that_changed_is_refused(place, tmp_path):

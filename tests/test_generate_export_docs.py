@@ -11,9 +11,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 from export_sets import export, make_plain, make_run
 
 from univg.generate.export import EXPORTERS
+from univg.manifest import encode_row, read_rows
 
 PAGE = (Path(__file__).parent.parent / "docs" / "export.md").read_text(encoding="utf-8")
 NEEDED = {
@@ -63,3 +65,33 @@ def test_the_layout_of_ones_own_on_the_page(tmp_path, monkeypatch):
     assert len(table) == 4
     for line in table:
         assert all((tmp_path / "out" / name).is_file() for name in line.split(","))
+
+
+@pytest.mark.parametrize(
+    ("stated", "asked", "licence", "name"),
+    [
+        (["CC BY 4.0"], "", "cc-by-4.0", None),
+        (["CC BY-NC-SA 4.0"], "", "cc-by-nc-sa-4.0", None),
+        (["CC0 1.0"], "", "cc0-1.0", None),
+        (["research only"], "", "other", "research only"),
+        (["CC BY 4.0"], "mit", "mit", None),
+        (["CC BY 4.0", "research only"], "", "unknown", None),
+        (["CC BY 4.0", ""], "", "unknown", None),
+        ([""], "", "unknown", None),
+    ],
+)
+def test_the_card_has_the_licence_of_the_pairs(stated, asked, licence, name, tmp_path):
+    """That of `--licence`, else the one that all pairs stand under; what differs is left open."""
+    pairs = make_run(tmp_path / "pairs", 4)
+    rows = read_rows(pairs)
+    for number, row in enumerate(rows):
+        if stated[number % len(stated)]:
+            row["licence"] = stated[number % len(stated)]
+    (pairs / "manifest.jsonl").write_bytes(b"".join(map(encode_row, rows)))
+    export(pairs, tmp_path / "out", "hf-imagefolder", licence=asked)
+    _, head, body = (tmp_path / "out" / "README.md").read_text().split("---\n", 2)
+    card = yaml.safe_load(head)
+    assert card["license"] == licence and card.get("license_name") == name
+    for words in filter(None, stated):
+        assert f"Of sources: {words} (" in body
+    assert ("state it before you publish" in body) == (licence == "unknown")

@@ -218,7 +218,7 @@ def test_a_full_disk_is_foreseen(pairs, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: usage(10**6, 10**6, 1000))
-        with pytest.raises(UserError, match=r"12 pairs need about .* GB and 0\.00 GB are free"):
+        with pytest.raises(UserError, match=r"12 pairs need about .* MB and 0\.0 MB are free"):
             export(pairs, tmp_path / "out", "webdataset")
     assert not (tmp_path / "out").exists()
 
@@ -236,6 +236,18 @@ def test_a_disk_that_fills_up_ends_with_a_line_and_can_be_gone_on_from(pairs, tm
     assert not list((tmp_path / "out").rglob("*.univg-tmp*"))
     export(pairs, tmp_path / "out", "webdataset", shard_size=4)
     assert hashes(tmp_path / "out") == hashes(tmp_path / "whole")
+
+
+def test_a_disk_too_full_for_the_list_of_pairs_ends_with_a_line(pairs, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        with pytest.raises(UserError, match="disk"):
+            export(pairs, tmp_path / "out", "folder")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    export(pairs, tmp_path / "out", "folder")
+    assert len(open_pairs(tmp_path / "out").pairs) == 12
 
 
 def test_a_pair_that_changes_between_two_runs_is_noticed(pairs, tmp_path):
@@ -262,7 +274,9 @@ def test_the_plan_writes_nothing(pairs, tmp_path):
         (["--to", "nnunet", "--image-format", "webp"], "nnunet reads png only"),
         (["--to", "monai", "--image-format", "webp"], "monai reads png and jpeg only"),
         (["--to", "folder", "--push", "me/set"], "only --to hf"),
-        (["--to", "no.such.module:build"], "give package.module:function"),
+        (["--to", "no.such.module:build"], "cannot be imported"),
+        (["--to", "os:getcwd"], "TypeError"),
+        (["--to", "builtins:repr"], "returned a str, no Exporter"),
         (["--to", "nnunet", "--dataset-name", "a b"], "dataset_name"),
         (["--to", "monai", "--real", ".", "--validation", "0.2"], "leave one of the two out"),
     ],

@@ -190,7 +190,7 @@ def test_a_killed_run_goes_on(shots, tmp_path):
     words = ["--pairs", str(cut), "--shots", str(shots), "--workers", "1"]
     command = [sys.executable, "-c", COMMAND, *words, "--scores", str(tmp_path / "b" / "q")]
     child = subprocess.Popen(command, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not (rows.exists() and rows.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
@@ -382,9 +382,23 @@ def test_kept_pairs_do_not_go_into_the_folder_they_come_from(plain, tmp_path):
     for out in (folder, folder / "kept"):
         with pytest.raises(DataError, match="choose another --out"):
             judge(folder, keep="density < 1", out=out)
+    assert not (folder / "quality").exists()  # told before all is measured
+    judge(folder, keep="density < 1", out=tmp_path / "kept")
+    shutil.rmtree(folder / "quality")
+    with pytest.raises(ResumeError, match="keep is 'density < 1' there"):
+        judge(folder, keep="density < 0.5", out=tmp_path / "kept")
+    assert not (folder / "quality").exists()
     result = judge(folder)
     with pytest.raises(DataError, match="choose another --out"):
         write_kept(result.found, result.kept, folder / "images", {})
+
+
+def test_pairs_that_cannot_be_written_are_told_at_once(generated, tmp_path, monkeypatch):
+    folder = copy_of(generated, tmp_path / "set")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(ConfigError, match="add --no-attach"):
+        judge(folder)
+    assert not (folder / "quality").exists()
 
 
 def test_damaged_shots_are_refused(plain, shots, tmp_path):

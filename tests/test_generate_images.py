@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,8 +22,9 @@ from univg.errors import ConfigError, DataError, ProblemReport, ResumeError, Use
 from univg.generate.images import Images, plan, run
 from univg.generate.looks import look_from_plain
 from univg.generate.procedural import render, render_pair
+from univg.generate.sources import open_source
 from univg.images import encode_image, read_image
-from univg.manifest import read_rows
+from univg.manifest import encode_row, read_rows
 from univg.masks import MaskWarning, inspect_mask, read_mask, write_mask
 from univg.modalities import modality_names
 from univg.pairs import check_pairs, open_pairs
@@ -168,7 +170,7 @@ def test_a_torn_manifest_is_mended(synth_folder, tmp_path):
     assert hashes(tmp_path / "a") == whole
 
 
-def wait_for(condition: Callable[[], bool], at_most_s: float = 60.0) -> None:
+def wait_for(condition: Callable[[], bool], at_most_s: float = 600.0) -> None:
     deadline = time.monotonic() + at_most_s
     while not condition():
         if time.monotonic() > deadline:
@@ -282,6 +284,36 @@ def test_grey_masks_are_cut_at_half_with_a_word_or_refused(tmp_path):
     assert (written == (soft > (float(soft.min()) + float(soft.max())) / 2)).all()
 
 
+def test_images_are_of_the_modality_of_their_masks(tmp_path):
+    synthesize(
+        Synth(out=tmp_path / "m", modality=("octa",), count=1, size=(48, 48), seed=5, workers=1)
+    )
+    make(tmp_path / "m", tmp_path / "a")
+    assert [row["modality"] for row in read_rows(tmp_path / "a")] == ["octa"]
+    make(tmp_path / "m", tmp_path / "b", modality="brain")
+    assert [row["modality"] for row in read_rows(tmp_path / "b")] == ["brain"]
+
+
+def test_a_photograph_is_no_mask(tmp_path):
+    (tmp_path / "m").mkdir()
+    write_mask(tmp_path / "m" / "a.png", draw_cross())
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    (tmp_path / "m" / "photo.png").write_bytes(encode_image(pixels))
+    with pytest.raises(ProblemReport, match=r"photo\.png.*looks like an image"):
+        make(tmp_path / "m", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_manifest_that_is_rewritten_under_a_run_is_noticed(synth_folder, tmp_path):
+    shutil.copytree(synth_folder, tmp_path / "m")
+    source = open_source(tmp_path / "m")
+    rows = read_rows(tmp_path / "m")
+    data = b"".join(encode_row({**row, "scores": {"density": 0.1}}) for row in rows)
+    (tmp_path / "m" / "manifest.jsonl").write_bytes(data)
+    with pytest.raises(DataError, match="was changed while"):
+        source.row_of(3)
+
+
 def test_two_masks_of_one_name_are_refused(tmp_path):
     (tmp_path / "m").mkdir()
     write_mask(tmp_path / "m" / "a.png", draw_cross())
@@ -295,6 +327,7 @@ def test_two_masks_of_one_name_are_refused(tmp_path):
     [
         ({"count": 7}, "has 6 masks, so 6 pairs"),
         ({"first": 6}, "has 6 masks"),
+        ({"prompt": "a retina"}, "prompt is of no use to image_engine procedural"),
         ({"look": "gloomy"}, "look `gloomy` is unknown: known: default, plain, brain"),
         ({"modality": "fundsu"}, "did you mean fundus"),
         ({"size": (10, 64)}, "size"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -71,6 +72,22 @@ def test_what_does_not_come_out_the_same_is_told(grown, tmp_path):
     (grown_copy := tmp_path / "m").mkdir()
     with pytest.raises(DataError, match="names no item"):
         again(grown_copy, "0")
+
+
+def test_a_pair_comes_out_the_same_from_another_place(grown, tmp_path, monkeypatch):
+    """Run with relative paths, looked at from elsewhere, its masks moved since."""
+    shutil.copytree(grown, tmp_path / "m")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    images.run(from_plain(Images, {"masks": "m", "out": "a", "workers": 1}))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert again(Path("../a"), "fundus-000001").equal
+    (tmp_path / "m").rename(tmp_path / "m2")
+    with pytest.raises(DataError, match=r"m: is gone, and .* --masks"):
+        again(Path("../a"), "fundus-000001")
+    assert again(Path("../a"), "fundus-000001", masks="../m2").equal
+    with pytest.raises(ConfigError, match="used none"):
+        again(Path("../a"), "fundus-000001", masks="../m2", shots="../m2")
 
 
 def test_masks_that_changed_since_are_told(grown, tmp_path):

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from loop_runs import check_same, figures_of, interrupt
 from safetensors import safe_open
 from safetensors.torch import load_file
 from train_tasks import NetTask, settings_for, state_of, train_net
@@ -23,26 +23,11 @@ from train_tasks import NetTask, settings_for, state_of, train_net
 from univg.errors import UserError
 from univg.files import DiskFullError
 from univg.loop.checkpoints import list_checkpoints
-from univg.loop.loop import BEST, Stopped
+from univg.loop.device import make_accelerator
+from univg.loop.looking import BEST
+from univg.loop.loop import Stopped, train
 
 RUN = Path(__file__).with_name("train_net_command.py")
-
-
-def figures_of(out: Path) -> list[dict[str, float]]:
-    """Return the journal without what a clock says."""
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "samples_per_s"} for row in rows]
-
-
-def interrupt() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
-
-
-def check_same(first: Path, second: Path) -> None:
-    assert state_of(first) == state_of(second)
-    assert figures_of(first) == figures_of(second)
-    for name in ("net.safetensors", BEST):
-        assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +158,27 @@ def test_a_full_disk_leaves_the_older_checkpoint(tmp_path, whole):
     check_same(out, whole)
 
 
+def train_scaled(out: Path, **changed: Any) -> float:
+    """Train with a gradient scaler as half precision has it; return its scale at the end.
+
+    It grows with each step until gradients overflow, which skips a step and halves it.
+    """
+    asked = settings_for(out, clip_norm=None, **changed)
+    out.mkdir(exist_ok=True)
+    accelerator = make_accelerator(asked)
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**118, growth_interval=1)
+    train(NetTask(), asked, accelerator)
+    return float(accelerator.scaler.get_scale())
+
+
+def test_the_scale_of_half_precision_goes_on(tmp_path):
+    end = train_scaled(tmp_path / "whole")
+    assert 2.0**118 < end <= 2.0**127
+    train_scaled(tmp_path / "parts", stop_at=7)
+    assert train_scaled(tmp_path / "parts") == end
+    check_same(tmp_path / "parts", tmp_path / "whole")
+
+
 # Seeds, micro-batches -------------------------------------------------------------------------
 
 
@@ -249,6 +255,13 @@ def test_too_little_memory_lowers_the_micro_batch(tmp_path):
     check_same(tmp_path / "a", tmp_path / "b")
 
 
+def test_a_lowered_micro_batch_says_what_it_changes(tmp_path):
+    task = NetTask(most=3)
+    task.sees_batches = True
+    with pytest.warns(UserWarning, match="micro-batch lowered to 2, .* results change slightly"):
+        train_net(task, settings_for(tmp_path, micro_batch=None, max_steps=1))
+
+
 def test_memory_for_not_even_one_sample_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"out of memory with one sample at a time; .*--size-px"):
         train_net(NetTask(most=0), settings_for(tmp_path, validate_every=0))
@@ -303,26 +316,7 @@ def test_validation_shows_overtraining_and_the_best_is_kept(tmp_path):
         assert float(task.module(batch).mean()) == pytest.approx(losses[best], rel=1e-5)
 
 
-# Signals, threads, processes ------------------------------------------------------------------
-
-
-def test_signals_are_as_before_afterwards(tmp_path):
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(Stopped):
-        train_net(NetTask(at={9: interrupt}), settings_for(tmp_path))
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
-
-
-def test_a_second_signal_ends_at_once(tmp_path):
-    def interrupt_twice() -> None:
-        interrupt()
-        time.sleep(0.1)
-        interrupt()
-
-    task = NetTask(at={9: interrupt_twice})
-    with pytest.raises(KeyboardInterrupt) as caught:
-        train_net(task, settings_for(tmp_path))
-    assert not isinstance(caught.value, Stopped)
+# Threads, processes ---------------------------------------------------------------------------
 
 
 def test_a_run_in_a_thread_works(tmp_path, whole):

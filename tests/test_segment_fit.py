@@ -16,7 +16,7 @@ from univg.cli import main
 from univg.errors import ConfigError, ResumeError, UserError
 from univg.files import sha256_of_file
 from univg.loop.checkpoints import load_newest
-from univg.loop.loop import BEST
+from univg.loop.looking import BEST
 from univg.segment import fit
 from univg.segment.fit import Fit, count_steps, count_synthetic, parse_options, resolve
 from univg.segment.fit_data import arrange, read_pairs
@@ -93,6 +93,16 @@ def test_a_resumed_run_equals_one_in_one_go(place, tmp_path):
     assert states[0].tensors.keys() == states[1].tensors.keys()
     for name, tensor in states[0].tensors.items():
         assert torch.equal(tensor, states[1].tensors[name]), name
+
+
+def test_loading_threads_change_nothing(place, tmp_path):
+    """More pairs than memory holds, so that threads read files too."""
+    for loaders in (1, 3):
+        fit.run(settings_for(place, tmp_path / str(loaders), loaders=loaders, memory_mb=0))
+    ends = [tmp_path / name / "model.safetensors" for name in ("1", "3")]
+    assert ends[0].read_bytes() == ends[1].read_bytes()
+    again = settings_for(place, tmp_path / "1", loaders=2)
+    assert fit.run(again).steps == 6  # and the folder takes it for the same run
 
 
 def test_the_statistics_of_the_file_belong_to_its_weights(place, tmp_path):

@@ -10,7 +10,8 @@ from training_shots import QUICK, write_shots
 
 from univg.errors import UserError
 from univg.loop.memory import Memory, fit_micro_batch, is_out_of_memory
-from univg.sd import load_base, load_control
+from univg.sd import load_base, load_control, make_control, quiet
+from univg.sd_checkpoint import build_sd15_on_meta
 from univg.testing import tiny_base
 from univg.train import adapt_images
 from univg.train.adapt_images import AdaptImages
@@ -52,6 +53,28 @@ def test_the_unet_is_locked_unless_it_is_unlocked(place, tmp_path):
     assert not weights_differ(opened.vae, base.vae)
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_diffusers_draws_with_the_control_net_without_us(place, tmp_path):
+    from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+
+    adapt(place, tmp_path, learning_rate=0.01, max_steps=2)
+    with quiet():
+        control = ControlNetModel.from_pretrained(tmp_path / "controlnet", local_files_only=True)
+        pipeline = StableDiffusionControlNetPipeline.from_pretrained(
+            place / "base", controlnet=control, local_files_only=True
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    drawn = [
+        pipeline(
+            "vessels", image=torch.ones(1, 3, 64, 64), num_inference_steps=1, output_type="np",
+            controlnet_conditioning_scale=scale, generator=torch.Generator().manual_seed(1),
+        ).images
+        for scale in (0.0, 1.0)
+    ]  # fmt: skip
+    assert drawn[0].shape == (1, 64, 64, 3)
+    assert abs(drawn[0] - drawn[1]).max() > 0
+
+
 def test_training_goes_on_from_a_control_net(place, tmp_path):
     adapt(place, tmp_path / "first", learning_rate=0.01)
     start = tmp_path / "first" / "controlnet"
@@ -60,6 +83,24 @@ def test_training_goes_on_from_a_control_net(place, tmp_path):
     first, second = load_control(start, base), load_control(tmp_path / "second/controlnet", base)
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
+
+
+def test_a_control_net_fits_sd15():
+    """At its real size, without its memory."""
+    unet = build_sd15_on_meta()["unet"]
+    control = make_control(unet)
+    with torch.device("meta"):
+        x, time, words = torch.randn(1, 4, 64, 64), torch.tensor([1]), torch.randn(1, 77, 768)
+        mask = torch.ones(1, 3, 512, 512)
+        down, middle = control(x, time, words, mask, return_dict=False)
+        out = unet(
+            x,
+            time,
+            words,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+        ).sample
+    assert len(down) == 12 and out.is_meta and out.shape == x.shape
 
 
 @pytest.fixture

@@ -23,13 +23,13 @@ COMMANDS: dict[str, Any] = {
     "adapt-images": (AdaptImages, adapt_images.PRESETS, {"shots": Path("s")}),
 }
 PAPER: dict[str, dict[str, Any]] = {
-    "masks": {"dim": 32, "alpha": 32},
+    "masks": {"dim": 32, "alpha": 32, "learning_rate": 1e-4, "optimizer": "adam"},
     "adapt-masks": {
         "dim": 32, "alpha": 32, "conv_dim": 4, "conv_alpha": 4, "batch": 1, "max_steps": 1500,
         "schedule": "cosine", "learning_rate": 1e-4, "optimizer": "adam", "strength": 0.7,
         "kind": "loha", "turns": "none",
     },
-    "images": {"batch": 8, "learning_rate": 1e-4, "max_steps": 141_000},
+    "images": {"batch": 8, "learning_rate": 1e-4, "max_steps": 141_000, "optimizer": "adam"},
     "adapt-images": {
         "batch": 2, "learning_rate": 1e-5, "turns": "all", "unet": "locked", "vessel_weight": 0.0,
     },

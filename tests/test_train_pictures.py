@@ -1,5 +1,6 @@
 """The list of what training runs over: complete, in order, with the right prompts."""
 
+import dataclasses
 import os
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from univg.errors import DataError, ProblemReport
 from univg.files import sha256_of_file
-from univg.images import encode_image
+from univg.images import PictureError, encode_image
 from univg.manifest import ManifestWriter
 from univg.masks import encode_mask
 from univg.modalities import find_modality
@@ -142,6 +143,15 @@ def test_masks_load_black_and_white_and_images_as_they_are(tmp_path):
     pixels = load_picture(mask, 32, "pad")
     assert pixels.shape == (32, 32, 3) and set(np.unique(pixels)) == {0, 255}
     assert np.array_equal(load_mask(image.mask_path, 32, "pad"), pixels[:, :, 1] > 0)
+
+
+def test_exchanged_folders_are_noticed(tmp_path):
+    make_pairs(tmp_path / "octa", "a")
+    (image,) = list_pictures_of([tmp_path], "image")
+    (mask,) = list_pictures_of([tmp_path], "mask")
+    for picture, kind, like in ((image, "mask", "an image"), (mask, "image", "a mask")):
+        with pytest.raises(PictureError, match=f"this looks like {like}"):
+            load_picture(dataclasses.replace(picture, kind=kind), 24, "stretch")
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (6, 6, 3), (4, 7)])

@@ -39,6 +39,12 @@ KINDS = {
         {"turns": "all", "schedule": "cosine", "warmup_steps": 2, "micro_batch": 1},
         "controlnet/diffusion_pytorch_model.safetensors",
     ),
+    "look": (
+        adapt_images,
+        AdaptImages,
+        {"unet": "lora", "look_dim": 2, "vessel_weight": 4.0, "ema": 0.9, "micro_batch": 1},
+        "look.safetensors",
+    ),
     "unet": (
         images,
         TrainImages,
@@ -85,6 +91,17 @@ def test_a_run_stopped_twice_ends_as_one_that_was_not(place, tmp_path, kind):
     assert steps_of(tmp_path / "whole") == steps_of(tmp_path / "parts")
     seen = steps_of(tmp_path / "whole")
     assert len(seen) == len(set(seen))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_seed_gives_the_same_weights_and_another_others(place, tmp_path, kind):
+    quick = {"max_steps": 2, "validate_every": 0, "learning_rate": 0.01, "warmup_steps": 0}
+    name = KINDS[kind][3]
+    for out, seed in (("one", 7), ("two", 7), ("other", 8)):
+        run(place, kind, tmp_path / out, seed=seed, **quick)
+    one, two, other = ((tmp_path / out / name).read_bytes() for out in ("one", "two", "other"))
+    assert one == two
+    assert one != other
 
 
 def test_a_run_folder_tells_how_to_repeat_it(place, tmp_path, capsys):
@@ -150,7 +167,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "fewer shots than asked": ("loha", {"wanted": 9}, "9"),
     "no shots": ("control", {"shots": Path("nowhere")}, "nowhere"),
     "all held out": ("loha", {"hold_out": 5}, "--hold-out 5: of 5 shots"),
-    "no such shot": ("loha", {"left_out": 5}, "--left-out 5: there are 5 shots"),
+    "no such shot": ("loha", {"left_out": 5, "hold_out": 0}, "--left-out 5: there are 5 shots"),
     "no such base": ("loha", {"base": "nowhere/at-all"}, "nowhere/at-all"),
     "no such adapter": ("loha", {"adapter": ("a.safetensors:0.7",)}, "a.safetensors: there is no"),
     "odd size": ("loha", {"size_px": 100}, "--size-px 100"),
@@ -159,6 +176,8 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "no 8-bit optimizer": ("loha", {"optimizer": "adamw8bit"}, "--optimizer adamw8bit needs"),
     "no such tracker": ("loha", {"tracker": "wandb"}, "--tracker wandb needs the package wandb"),
     "nothing but noise": ("unet", {"zero_terminal_snr": True}, "predicts noise"),
+    "held out in two ways": ("loha", {"left_out": 1, "hold_out": 1}, "give one of them"),
+    "no such control": ("control", {"from_": "nowhere", "base": "also/gone"}, "nowhere"),
     "held out twice": ("loha", {"leave_one_out": True, "hold_out": 1}, "leave --hold-out away"),
 }
 

@@ -182,6 +182,8 @@ def test_folders_that_are_none_are_one_line(tmp_path, pairs):
     (tmp_path / "void").mkdir()
     with pytest.raises(DataError, match="holds 0 masks; 5 are asked for"):
         read_shots(tmp_path / "void", need="masks", size_px=32, wanted=5)
+    with pytest.raises(DataError, match=r"one at least is needed \(give a folder of masks"):
+        read_shots(tmp_path / "void", need="masks", size_px=32)
     (pairs / "masks" / "s1.png").unlink()
     with pytest.raises(ProblemReport, match=r"s1\.png: this image has no mask"):
         read_shots(pairs, need="pairs", size_px=32, wanted=4)

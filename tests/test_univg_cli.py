@@ -207,3 +207,21 @@ def test_a_warning_is_one_line_without_code(tmp_path, capsys):
         assert main(["sca", "murray", str(tmp_path)]) == 0
     error = capsys.readouterr().err
     assert error.startswith("univg: warning: ") and ".py:" not in error
+
+
+def test_what_may_stand_first_needs_no_name(capsys):
+    named = ["segment", "predict", "--model", "run", "--images", "folder", "--out", "found"]
+    assert main([*named, "--print-config"]) == 0
+    shown = capsys.readouterr().out
+    assert main([*named[:2], "run", "folder", "--out", "found", "--print-config"]) == 0
+    assert capsys.readouterr().out == shown
+    assert main(["segment", "predict", "run", "--images", "folder", "--out", "found"]) == 2
+
+
+def test_a_recipe_stands_first(tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("shots: shots\nout: answer\npairs: 12\n")
+    assert main(["run", str(recipe), "--seed", "3", "--print-config"]) == 0
+    shown = capsys.readouterr().out
+    assert "pairs: 12" in shown
+    assert "seed: 3" in shown

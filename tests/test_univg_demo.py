@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from univg.cli import main
 from univg.demo import Demo, _make_engines, distance_matrix, run
 from univg.demo_engine_page import (
     PARTS,
+    add_answer_section,
     add_engine_commands,
     add_engine_times,
     add_engines,
@@ -25,18 +27,19 @@ from univg.demo_engine_page import (
     judge,
 )
 from univg.demo_page import TRAITS, _tell_apart
-from univg.demo_pairs import PAIRS
 from univg.distance import Comparison, Estimate
 from univg.errors import UserError
 from univg.manifest import read_rows
 from univg.memorisation import measure_copying
 from univg.modalities import find_modality, modality_names
 from univg.pairs import find_masks, find_pairs
+from univg.recipe_steps import hash_content
 from univg.report import Page
 from univg.sd_source import EMBEDDED
 
 COUNT = 10
 DRAWN = 6
+PAIRS = 8
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,7 @@ def made(tmp_path_factory):
     tiny_base(folder / "tiny")
     settings = Demo(
         out=folder / "out", count=COUNT, seed=3, workers=1, base=str(folder / "tiny"),
-        mask_steps=3, image_steps=3, drawn=DRAWN,
+        mask_steps=3, image_steps=3, segment_steps=3, pairs=PAIRS, drawn=DRAWN,
     )  # fmt: skip
     page = run(settings)
     return settings, page, page.read_text(encoding="utf-8")
@@ -58,8 +61,25 @@ def made(tmp_path_factory):
 def copied(made, tmp_path):
     """The same demo in a folder of its own, to be damaged."""
     settings = made[0]
-    shutil.copytree(settings.out, tmp_path / "out")
+    shutil.copytree(settings.out, tmp_path / "out", symlinks=True)
     return dataclasses.replace(settings, out=tmp_path / "out")
+
+
+def place_of(settings) -> Path:
+    """Return the one folder of the engines."""
+    (place,) = (settings.out / "engines").iterdir()
+    return place
+
+
+def step_of(settings, name: str) -> Path:
+    """Return the folder of a step of the recipe."""
+    (folder,) = (place_of(settings) / "recipe" / "steps").glob(f"{name}-????????????")
+    return folder
+
+
+def wanted_of(settings, **changes) -> demo_engines.Wanted:
+    names = [field.name for field in dataclasses.fields(demo_engines.Wanted)]
+    return demo_engines.Wanted(**{**{name: getattr(settings, name) for name in names}, **changes})
 
 
 def files_of(folder):
@@ -105,18 +125,67 @@ def test_times_stand_in_one_place(made):
     times = json.loads((place / "masks-times.json").read_bytes())
     assert times["masks"] == COUNT * len(modality_names()) and times["wall_s"] > 0
     last = text[text.rindex("<section") :]
-    assert ">Times<" in last and "Masks/s" in last and "ms a step" in last
+    assert ">Times<" in last and "Masks/s" in last and "Recipe, alone" in last
     before = text[: text.rindex("<section")]
-    assert "Masks/s" not in before and "ms a step" not in before
+    assert "Masks/s" not in before and "Recipe, alone" not in before
+    assert all(words in last for words in PARTS.values())
+
+
+def test_the_answer_comes_first_and_is_that_of_the_evaluation(made):
+    settings, _, text = made
+    evaluation = step_of(settings, "test") / "evaluation" / "evaluation.json"
+    found = json.loads(evaluation.read_bytes())
+    assert len(found["per_image"]) == demo_engines.TEST
+    first = text[text.index("<section") :].split("</section>")[0]
+    assert "Five shots alone, and with synthetic pairs" in first
+    for method in ("shots alone", "shots and pairs"):
+        for metric in ("dsc", "cldice"):
+            assert f"<dd>{100 * found['summaries'][method][metric]['mean']:.2f}</dd>" in first
+    gain = 100 * found["tests"]["dsc"]["difference"]
+    assert f"<dd>{gain:+.2f}</dd>" in first
+    assert first.count("<svg") == 2 and first.count('class="cases"') == 1
+
+
+def test_the_segmenters_never_saw_the_test_set(made):
+    settings, _, _ = made
+    place = place_of(settings)
+    masks = {p.read_bytes() for name in ("shots", "targets", "reference")
+             for p in find_masks(place / name)}  # fmt: skip
+    images = {p.read_bytes() for p in (place / "shots" / "images").iterdir()}
+    test, problems = find_pairs(place / "test")
+    assert len(test.pairs) == demo_engines.TEST and not problems
+    assert not {pair.mask.read_bytes() for pair in test.pairs} & masks
+    assert not {pair.image.read_bytes() for pair in test.pairs} & images
+    for name, synthetic in (("alone", 0), ("both", PAIRS)):
+        identity = json.loads((step_of(settings, name) / "run" / "run.json").read_bytes())
+        assert identity["settings"]["max_steps"] == 3
+        assert bool(identity["data"]["synthetic"]) == bool(synthetic)
+
+
+def test_it_is_the_recipe(made):
+    settings, _, text = made
+    place = place_of(settings)
+    page = (place / "recipe" / "report.html").read_text(encoding="utf-8")
+    outline = assert_stands_alone(page)
+    words = "".join(outline.words)
+    for heading in (
+        "Did the pairs help?", "Shots and pairs", "The gate", "Learning curves", "Data card",
+        "Licences of the sources", "Intended use", "Limits", "Provenance",
+    ):  # fmt: skip
+        assert heading in words
+    assert hash_content(place / "shots")[:16] in words
+    assert "torch" in words and "mask_steps" in words
+    line = next(each for each in re.findall("univg run --shots shots[^<]*", text))
+    assert "--mask-engine diffusion" in line and "--segment-steps 3" in line
 
 
 def test_pairs_are_exported_in_two_layouts(made):
     import datasets
 
     settings, _, text = made
-    (place,) = (settings.out / "engines").iterdir()
-    assert len(read_rows(place / "pairs")) == PAIRS
-    assert all("agreement" in row["scores"] for row in read_rows(place / "pairs"))
+    place = place_of(settings)
+    assert len(read_rows(step_of(settings, "pairs") / "pairs")) == PAIRS
+    assert len(read_rows(place / "composites")) == PAIRS
     found = datasets.load_dataset(
         str(place / "export-hf"), split="train", cache_dir=str(settings.out / "cache")
     )
@@ -128,76 +197,75 @@ def test_pairs_are_exported_in_two_layouts(made):
 
 def test_engines_are_adapted_and_shown(made):
     settings, _, text = made
-    (place,) = (settings.out / "engines").iterdir()
-    assert (place / "mask-engine" / "adapter.safetensors").is_file()
-    assert (place / "image-engine" / "controlnet" / "config.json").is_file()
+    place = place_of(settings)
+    assert (step_of(settings, "mask-engine") / "run" / "adapter.safetensors").is_file()
+    assert (step_of(settings, "image-engine") / "run" / "controlnet" / "config.json").is_file()
     stems = {}
     for name, count in (("shots", 5), ("targets", DRAWN), ("reference", demo_engines.REFERENCE)):
         found, problems = find_pairs(place / name)
         assert len(found.pairs) == count and not problems
         stems[name] = {pair.stem for pair in found.pairs}
     assert len(set.union(*stems.values())) == sum(map(len, stems.values())), "none in two sets"
-    for name in ("masks-before", "masks-after", "images-before", "images-after"):
+    for name in ("masks-before", "images-before"):
         assert len(list((place / "drawn" / name).glob("*.png"))) == DRAWN
     assert "Five shots of an unseen look" in text and "FD-looks" in text
-    assert text.count('class="cases"') == 4
-    assert all(words in text for words in PARTS.values())
+    assert text.count('class="cases"') == 5
 
 
-def test_adaptation_changes_what_is_drawn_from_the_same_noise(made):
+def test_adaptation_changes_what_is_drawn(made):
     settings, _, _ = made
-    (place,) = (settings.out / "engines").iterdir()
-    for kind in ("masks", "images"):
-        before, after = (
-            files_of(place / "drawn" / f"{kind}-{when}") for when in ("before", "after")
-        )
-        assert before.keys() == after.keys() and before != after
+    drawn = place_of(settings) / "drawn"
+    masks = step_of(settings, "masks") / "masks"
+    images = step_of(settings, "pairs") / "pairs" / "images"
+    for before, after in (
+        (drawn / "masks-before", find_masks(masks)), (drawn / "images-before", images.iterdir()),
+    ):  # fmt: skip
+        first = [p.read_bytes() for p in sorted(before.iterdir())]
+        second = [p.read_bytes() for p in sorted(after)[:DRAWN]]
+        assert len(first) == len(second) == DRAWN and first != second
 
 
 def test_a_lost_part_alone_is_made_again_the_same(copied):
-    (place,) = (copied.out / "engines").iterdir()
+    place = place_of(copied)
     before = files_of(place)
-    (place / "image-engine" / "result.json").unlink()
-    (place / "drawn" / "masks-after" / "000002.png").unlink()
-    kept = place / "mask-engine" / "adapter.safetensors"
+    (step_of(copied, "both") / "done.json").unlink()
+    (place / "drawn" / "masks-before" / "000002.png").unlink()
+    kept = step_of(copied, "mask-engine") / "run" / "adapter.safetensors"
     changed = kept.stat().st_mtime_ns
     assert not isinstance(_make_engines(copied), str)
     after = files_of(place)
-    weights = next(p for p in before if p.name == "diffusion_pytorch_model.safetensors")
-    assert after[weights] == before[weights]
+    weights = [path for path in before if path.suffix == ".safetensors"]
+    assert weights and all(after[path] == before[path] for path in weights)
     drawn = [path for path in before if path.parts[0] == "drawn"]
-    assert len(drawn) == 4 * DRAWN and all(after[path] == before[path] for path in drawn)
+    assert len(drawn) == 2 * DRAWN and all(after[path] == before[path] for path in drawn)
     assert kept.stat().st_mtime_ns == changed
 
 
 def test_another_seed_or_base_gets_a_folder_of_its_own(made):
     settings, _, _ = made
-    wanted = demo_engines.Wanted(
-        base=settings.base, seed=3, mask_steps=3, image_steps=3, drawn=DRAWN, workers=1
-    )
-    (place,) = (settings.out / "engines").iterdir()
-    assert demo_engines.describe(wanted) == json.loads((place / "run.json").read_bytes())
-    for change in ({"seed": 4}, {"drawn": 7}, {"mask_steps": 5}):
-        other = dataclasses.replace(wanted, **change)
-        assert demo_engines.describe(other) != demo_engines.describe(wanted)
-    assert demo_engines.describe(dataclasses.replace(wanted, workers=2)) == (
-        demo_engines.describe(wanted)
-    )
+    wanted = wanted_of(settings)
+    found = demo_engines.describe(wanted)
+    assert found == json.loads((place_of(settings) / "run.json").read_bytes())
+    for change in ({"seed": 4}, {"drawn": 7}, {"mask_steps": 5}, {"pairs": 9}):
+        assert demo_engines.describe(dataclasses.replace(wanted, **change)) != found
+    for change in ({"workers": 2}, {"segment_steps": 9}):  # the recipe redoes what depends on it
+        assert demo_engines.describe(dataclasses.replace(wanted, **change)) == found
 
 
 def test_the_commands_on_the_page_are_what_was_done(copied, monkeypatch, capsys):
-    (place,) = (copied.out / "engines").iterdir()
-    wanted = demo_engines.Wanted(
-        base=copied.base, seed=3, mask_steps=3, image_steps=3, drawn=DRAWN, workers=1
-    )
-    first, *commands = demo_engines.list_commands(place, wanted, 64)
+    place = place_of(copied)
+    wanted = wanted_of(copied)
+    results = demo_engines.do_recipe(demo_engines.make_recipe(place, wanted))
+    first, *commands = demo_engines.list_commands(place, wanted, results, 64)
     assert shlex.split(first) == ["cd", str(place)]
     monkeypatch.chdir(place)
     before = files_of(place)
+    capsys.readouterr()
     for line in commands:
         assert main(shlex.split(line)[1:]) == 0, line
     said = capsys.readouterr().out
     assert said.count("0 masks written") == 2 and said.count("0 pairs written") == 7
+    assert said.count("done before") == len(results)
     after = files_of(place)
     weights = [path for path in before if path.suffix == ".safetensors"]
     assert weights and all(after[path] == before[path] for path in weights)
@@ -224,6 +292,7 @@ def test_without_the_packages_the_page_says_so_in_one_line(tmp_path, monkeypatch
     assert len(said) == 1 and "no_such_package" in said[0] and "univg[diffusion]" in said[0]
     assert not (tmp_path / "out").exists()
     page = Page("t")
+    add_answer_section(page, left_out)
     add_engines(page, left_out)
     section = page.section("Made again")
     add_engine_commands(section, left_out)
@@ -278,12 +347,20 @@ def test_copies_are_counted_in_words():
 
 def test_a_dry_run_writes_nothing(tmp_path, capsys):
     assert main(["demo", "--out", str(tmp_path / "d"), "--dry-run"]) == 0
-    assert "index.html" in (said := capsys.readouterr().out) and "engines" in said
+    assert "index.html" in (said := capsys.readouterr().out) and "recipe" in said
     assert not (tmp_path / "d").exists()
 
 
 @pytest.mark.parametrize(
-    "words", [["--count", "3"], ["--seed", "-1"], ["--workers", "0"], ["--drawn", "2"]]
+    "words",
+    [
+        ["--count", "3"],
+        ["--seed", "-1"],
+        ["--workers", "0"],
+        ["--drawn", "2"],
+        ["--drawn", "61"],
+        ["--pairs", "5"],
+    ],
 )
 def test_settings_out_of_range_are_refused(tmp_path, capsys, words):
     assert main(["demo", "--out", str(tmp_path / "d"), *words]) == 2

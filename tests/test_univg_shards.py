@@ -14,12 +14,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from univg.cli import main
 from univg.config import from_plain
 from univg.errors import ConfigError, DataError, ResumeError
 from univg.generate.images import Images, run
 from univg.manifest import encode_row, read_rows
+from univg.run_folder import Made, Maker, Tasks, require_joined
 from univg.sca.synth import Synth
 from univg.sca.synth import run as synthesize
 from univg.shards import PARTS, Shard, merge_parts, parse_shard
@@ -129,13 +132,109 @@ def test_other_cuts_and_runs_do_not_mix(masks, tmp_path):
         make(masks, tmp_path / "a", "1/3", count=40)
     with pytest.raises(ResumeError, match="seed is 3 there and 4 here"):
         make(masks, tmp_path / "a", "1/3", seed=4)
-    with pytest.raises(ResumeError, match="generate merge"):
+    with pytest.raises(DataError, match="generate merge"):
         make(masks, tmp_path / "a")
     make(masks, tmp_path / "b")
     with pytest.raises(ResumeError, match="a whole run already"):
         make(masks, tmp_path / "b", "0/3")
     with pytest.raises(DataError, match="holds no shards"):
         merge_parts(tmp_path / "b")
+
+
+def test_a_merge_that_was_killed_while_it_tidied_up_goes_on(masks, whole, tmp_path, monkeypatch):
+    """Parts of which some are gone must not look like a run with holes, nor block the folder."""
+    for number in (0, 1):
+        make(masks, tmp_path / "a", f"{number}/2")
+    remove = shutil.rmtree
+
+    def remove_half(folder: Path, **_: object) -> None:
+        for part in list(Path(folder).glob("*-of-*"))[:1]:
+            remove(part)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(shutil, "rmtree", remove_half)
+        merge_parts(tmp_path / "a")
+    make(masks, tmp_path / "a")
+    left = {k: v for k, v in hashes(tmp_path / "a").items() if not k.startswith(".univg-")}
+    assert left == hashes(whole)
+
+
+def test_shards_that_nobody_joined_are_no_set(masks, tmp_path):
+    make(masks, tmp_path / "a", "0/2", count=4)
+    folder = tmp_path / "a"
+    for words in (
+        ["export", folder, tmp_path / "out", "--to", "folder"],
+        ["generate", "check", "--pairs", folder],
+        ["generate", "images", "--masks", folder, "--out", tmp_path / "out"],
+        ["generate", "one", "--manifest", folder, "--id", "fundus-000000"],
+    ):
+        before = hashes(tmp_path)
+        assert main([str(word) for word in words]) == 2
+        assert hashes(tmp_path) == before and not (tmp_path / "out").exists()
+    with pytest.raises(DataError, match="holds shards; join them by"):
+        require_joined(folder)
+
+
+@pytest.mark.parametrize("name", ["index", "sha256"])
+def test_a_part_that_was_edited_is_named(name, masks, tmp_path):
+    make(masks, tmp_path / "a", "0/1", count=2)
+    part = tmp_path / "a" / PARTS / Shard(0, 1).name
+    rows = [{k: v for k, v in row.items() if k != name} for row in read_rows(part)]
+    (part / "manifest.jsonl").write_bytes(b"".join(map(encode_row, rows)))
+    with pytest.raises(DataError, match=r"00000-of-00001/manifest\.jsonl: a row is without"):
+        merge_parts(tmp_path / "a", verify=True)
+    assert not (tmp_path / "a" / "manifest.jsonl").exists()
+
+
+def test_rows_come_into_order_even_where_nothing_is_left_to_make(masks, tmp_path):
+    """As after a kill between the last pair of an earlier portion and the sorting of the rows."""
+    make(masks, tmp_path / "a", count=4)
+    before = hashes(tmp_path / "a")
+    rows = read_rows(tmp_path / "a")
+    shuffled = b"".join(encode_row(row) for row in [*rows[2:], *rows[:2]])
+    (tmp_path / "a" / "manifest.jsonl").write_bytes(shuffled)
+    make(masks, tmp_path / "a", count=4)
+    assert hashes(tmp_path / "a") == before
+
+
+class Blocks(Maker):
+    """A maker that makes nothing: what tasks are cut by."""
+
+    chunk = 3
+
+    def __init__(self, block: int) -> None:
+        self.block = block
+
+    def identity(self) -> dict[str, object]:
+        return {}
+
+    def id_of(self, index: int) -> str:
+        return str(index)
+
+    def load(self, indices: object) -> object:
+        return indices
+
+    def draw(self, loaded: object) -> object:
+        return loaded
+
+    def finish(self, drawn: object) -> list[Made]:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("block", [1, 4, 8])
+@pytest.mark.parametrize("indices", [range(3, 21), [0, 1, 9, 10, 11, 30], [5], []])
+def test_tasks_hold_each_index_once_and_no_block_is_parted(block, indices):
+    for given in (indices, np.array(indices, np.int64)):
+        tasks = Tasks(given, Blocks(block))
+        assert [index for task in tasks for index in task] == list(indices)
+        assert all(tasks) and len(list(tasks)) == len(tasks)
+        if block == 1:
+            assert all(len(task) <= 3 for task in tasks)
+        else:
+            numbers = [{index // block for index in task} for task in tasks]
+            assert all(len(each) == 1 for each in numbers)
+            assert len(set().union(*numbers)) == len(tasks)
 
 
 def start(masks: Path, out: Path, *words: object, **environment: str) -> subprocess.Popen[str]:
@@ -179,6 +278,15 @@ def test_processes_of_a_launcher_share_a_run_and_join_it(masks, whole, tmp_path)
         _, said = process.communicate()
         assert process.returncode == 0, said
     assert hashes(out) == hashes(whole)
+
+
+def test_a_launcher_started_again_changes_nothing(masks, whole, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for _ in range(2):
+        for rank in ("0", "1"):
+            monkeypatch.setenv("RANK", rank)
+            make(masks, tmp_path / "a")
+        assert hashes(tmp_path / "a") == hashes(whole)
 
 
 @pytest.mark.parametrize("of", [400, pytest.param(10_000, marks=pytest.mark.slow)])

@@ -11,9 +11,10 @@ from pathlib import Path
 from univg.binarise import Cut, choose_cut
 from univg.files import sha256_of_file
 from univg.masks import BoolMask
-from univg.modalities import find_modality
+from univg.modalities import find_modality, modality_names
 from univg.sd_engine import CardAdapter, EngineCard, Kind, hash_control, write_card
 from univg.sd_sample import give_back
+from univg.sd_source import EMBEDDED
 
 from .options import Engine
 from .session import Session
@@ -44,7 +45,7 @@ def write_engine(
         from univg.sd import load_base
 
         base, identity = OWN_BASE, load_base(str(out / OWN_BASE), parts=("unet",)).identity
-    elif Path(base).expanduser().exists():
+    elif base not in EMBEDDED and Path(base).expanduser().exists():
         base = str(Path(base).expanduser().resolve())
     card = EngineCard(
         kind=kind,
@@ -74,5 +75,7 @@ def _name_modality(asked: Engine) -> str:
     """Return the modality as `--modality` takes it."""
     if asked.modality is None:
         return ""
-    path = Path(asked.modality).expanduser()
-    return str(path.resolve()) if path.exists() else find_modality(asked.modality).name
+    card = find_modality(asked.modality)
+    # A card of the user's own by its path; a folder that only has a modality's name is no card.
+    is_shipped = asked.modality in modality_names()
+    return card.name if is_shipped else str(Path(asked.modality).resolve())

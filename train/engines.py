@@ -28,6 +28,7 @@ from univg.sd import (
     save_control,
 )
 from univg.sd_adapter import SAMPLING_STRENGTH
+from univg.sd_control import find_control
 
 from .adapt_images import AdaptImages
 from .adapt_masks import AdaptMasks
@@ -143,6 +144,8 @@ def adapt_masks(asked: AdaptMasks) -> Outcome:
 def adapt_images(asked: AdaptImages) -> Outcome:
     """Train a ControlNet on a few pairs; then draw some and measure them."""
     shots = _read_shots(asked, "pairs")
+    if asked.from_ not in {None, "unet"}:
+        find_control(str(asked.from_))
     check_engine(asked)
     if asked.leave_one_out:
         asked = choose_steps(asked, len(shots), adapt_images)
@@ -170,8 +173,9 @@ def adapt_images(asked: AdaptImages) -> Outcome:
             return files
 
         task = _make_task(
-            session, "adapt-images", [trained], held_out, adapter=look, control=control, saver=save
-        )
+            session, "adapt-images", [trained], held_out, adapter=look, control=control,
+            vessel_weight=asked.vessel_weight or 0.0, saver=save,
+        )  # fmt: skip
         outcome = run_loop(session, task)
         write_engine(
             session, "images", prompt, [] if look is None else [(session.out / LOOK_NAME, 1.0)],
@@ -223,6 +227,7 @@ def _make_task(
     *,
     adapter: Adapter | None = None,
     control: ControlNetModel | None = None,
+    vessel_weight: float = 0.0,
     saver: Any,
 ) -> EngineTask:
     asked, base = session.asked, session.base
@@ -241,7 +246,7 @@ def _make_task(
         schedule,
         control=control,
         adapter=adapter,
-        vessel_weight=getattr(asked, "vessel_weight", None) or 0.0,
+        vessel_weight=vessel_weight,
     )
     session.halve_frozen()
     prompts = _prompts_of(pictures)
@@ -312,6 +317,10 @@ def _read_shots(asked: AdaptMasks | AdaptImages, need: Any) -> list[Shot]:
 def _split_shots(asked: Shots, pictures: list[Picture]) -> tuple[list[Picture], list[Picture]]:
     """Return shots to train on, and those to validate on: the same where none are held out."""
     if asked.left_out is not None:
+        if asked.hold_out:
+            raise UserError(
+                "--left-out names one shot, --hold-out takes the last: give one of them"
+            )
         if asked.left_out >= len(pictures) or len(pictures) < 2:
             raise UserError(
                 f"--left-out {asked.left_out}: there are {len(pictures)} shots, numbered from 0, "

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from univg.loop.loop import Outcome
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {"max_steps": 141_000, "batch": 8, "learning_rate": 1e-4, "report_samples": 16},
+    "paper": {
+        "max_steps": 141_000,
+        "batch": 8,
+        "learning_rate": 1e-4,
+        "optimizer": "adam",
+        "report_samples": 16,
+    },
     "gpu-24gb": {
         "max_steps": 40_000,
         "batch": 16,
@@ -28,6 +34,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ema": 0.999,
     },
     "laptop": {
+        "optimizer": "adamw",
         "max_steps": 600,
         "batch": 8,
         "learning_rate": 2e-4,

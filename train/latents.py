@@ -263,12 +263,7 @@ class PromptCache:
         identity = identify_module(base.text_encoder)
         found = {}
         for prompt in dict.fromkeys([*prompts, ""]):
-            tokens = base.tokenizer(
-                prompt,
-                padding="max_length",
-                max_length=base.tokenizer.model_max_length,
-                truncation=True,
-            ).input_ids
+            tokens = _tokenize(base, prompt)
             key = sha256_hex(f"univg prompts {VERSION}\n{identity}\n{tokens}".encode())
             path = make_folder(self.folder) / f"prompt-{key[:32]}.safetensors"
             known = _recall_embedding(path)
@@ -281,6 +276,22 @@ class PromptCache:
                 write_atomic(path, save({"embedding": known}, metadata={"prompt": prompt}))
             found[prompt] = known
         return found
+
+
+def _tokenize(base: Base, prompt: str) -> list[int]:
+    """Return the tokens of `prompt`, filled up or cut to what the text encoder takes."""
+    from univg.sd import quiet
+
+    most = base.tokenizer.model_max_length
+    with quiet():  # the tokenizer's own remark is about indices
+        count = len(base.tokenizer(prompt).input_ids)
+    if count > most:
+        detail = f"is {count} tokens long, and only {most} count; say it in fewer words"
+        warnings.warn(f"the prompt {prompt[:60]!r}… {detail}", CacheWarning, stacklevel=3)
+    tokens: list[int] = base.tokenizer(
+        prompt, padding="max_length", max_length=most, truncation=True
+    ).input_ids
+    return tokens
 
 
 def _recall_embedding(path: Path) -> torch.Tensor | None:

@@ -20,11 +20,24 @@ if TYPE_CHECKING:
     from univg.loop.loop import Outcome
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Steps and rate of this stage are not named in the paper: one epoch of its 10,000 masks at
-    # batch 4, at the rate of its other stages.
-    "paper": {"max_steps": 2500, "batch": 4, "learning_rate": 1e-4, "report_samples": 16},
-    "gpu-24gb": {"max_steps": 2500, "batch": 16, "schedule": "cosine", "warmup_steps": 100},
+    # The paper names Adam and the rate of its adaptation; steps and batch of this stage it does
+    # not: one epoch of its 10,000 masks at batch 4.
+    "paper": {
+        "max_steps": 2500,
+        "batch": 4,
+        "learning_rate": 1e-4,
+        "optimizer": "adam",
+        "report_samples": 16,
+    },
+    "gpu-24gb": {
+        "max_steps": 2500,
+        "batch": 16,
+        "optimizer": "adamw",
+        "schedule": "cosine",
+        "warmup_steps": 100,
+    },
     "laptop": {
+        "optimizer": "adamw",
         "max_steps": 400,
         "batch": 4,
         "learning_rate": 5e-4,

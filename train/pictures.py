@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from univg.errors import DataError, Problem, ProblemReport
-from univg.images import ImageArray, list_pictures, read_image
+from univg.images import ImageArray, PictureError, list_pictures, read_image
 from univg.manifest import MANIFEST_NAME, iterate_rows
-from univg.masks import BoolMask, inspect_mask
+from univg.masks import PHOTOGRAPH_SHARE, BoolMask, MaskReading, inspect_mask
 from univg.modalities import Modality, find_modality, modality_names
 from univg.pairs import find_masks, find_pairs
 from univg.resize import Fit, fit_image, fit_mask
@@ -104,9 +104,34 @@ def list_pictures_of(
 def load_picture(picture: Picture, size_px: int, fit: Fit) -> Pixels:
     """Return the pixels of `picture` as uint8 (S, S, 3); a mask is black and white."""
     if picture.kind == "mask":
-        mask = load_mask(picture.path, size_px, fit)
+        mask = fit_mask(_read_judged(picture.path).mask, size_px, fit)
         return np.repeat((mask.astype(np.uint8) * 255)[:, :, None], 3, axis=2)
-    return fit_image(to_rgb8(read_image(picture.path)), size_px, fit)
+    image = read_image(picture.path)
+    # Every eighth pixel first: of photographs that is enough. A blank one is no mask either.
+    if _is_two_valued(image[::8, ::8]) and _is_two_valued(image) and image.min() != image.max():
+        detail = f"holds the values {image.min()} and {image.max()} alone"
+        raise PictureError(_mistaken(picture.path, detail, "a mask"))
+    return fit_image(to_rgb8(image), size_px, fit)
+
+
+def _is_two_valued(image: ImageArray) -> bool:
+    low, high = image.min(), image.max()
+    return bool(((image == low) | (image == high)).all())
+
+
+def _read_judged(path: Path) -> MaskReading:
+    """Read a mask that is learnt from; one that is a photograph is refused."""
+    reading = inspect_mask(path)
+    if reading.ambiguous_share > PHOTOGRAPH_SHARE:
+        share = f"{reading.ambiguous_share:.0%}"
+        detail = f"{share} of its pixels are neither vessel nor background"
+        raise PictureError(_mistaken(path, detail, "an image"))
+    return reading
+
+
+def _mistaken(path: Path, detail: str, like: str) -> Problem:
+    remedy = f"this looks like {like}; are images/ and masks/ exchanged?"
+    return Problem(path=path, kind="exchanged", detail=detail, remedy=remedy)
 
 
 def load_mask(path: Path, size_px: int, fit: Fit) -> BoolMask:

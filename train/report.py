@@ -132,13 +132,15 @@ def report_images(
     page = _begin_page(session, outcome, "Image engine, adapted")
     section = page.section("Images", f"Prompt `{prompt}`; masks of the shots, turned.")
     section.pictures(real[:SHOWN], "the shots", "The shots.")
-    rows = [picture for k in range(min(6, count)) for picture in (as_grey(masks[k]), drawn[k])]
-    section.pictures(rows, "masks and images", "Masks, each with the image drawn for it.")
+    pairs = [lay_beside(as_grey(masks[k]), drawn[k]) for k in range(min(6, count))]
+    section.pictures(
+        pairs, "masks and images", "Masks, each with the image drawn for it.", columns=3
+    )
     section.key_figures(
         [
             (f"{follows.cldice:.3f}", "clDice of a simple vessel detector with the mask"),
             (f"{ceiling.cldice:.3f}", "the same on the shots: what can be reached"),
-            (f"{follows.chance or 0:.3f}", "with the mask of another image: chance"),
+            *_chance_of(follows.chance),
         ]
     )
     _show_copies(page, copying, list(drawn), list(real))
@@ -164,9 +166,23 @@ def report_pretraining(
     page.write(session.out / "report.html")
 
 
+def _chance_of(chance: float | None) -> list[tuple[str, str]]:
+    """Return the key figure of chance; a single drawn image has no other to be held against."""
+    if chance is None:
+        return []
+    return [(f"{chance:.3f}", "with the mask of another image: chance")]
+
+
 def as_grey(mask: BoolMask) -> npt.NDArray[np.uint8]:
     """Return `mask` as a picture."""
     return mask.astype(np.uint8) * 255
+
+
+def lay_beside(left: npt.NDArray[np.uint8], right: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return two pictures of one size as one, so that no narrow screen parts them."""
+    both = [np.repeat(p[..., None], 3, axis=2) if p.ndim == 2 else p for p in (left, right)]
+    gap = np.full((left.shape[0], max(2, left.shape[1] // 32), 3), 255, np.uint8)
+    return np.hstack([both[0], gap, both[1]])
 
 
 def describe_copying(copying: Copying) -> dict[str, Any]:
@@ -191,13 +207,14 @@ def _begin_page(session: Session, outcome: Outcome, title: str) -> Page:
 
 def _show_copies(page: Page, copying: Copying, drawn: Sequence[Any], real: Sequence[Any]) -> None:
     section = page.section("Copies of shots", copying.describe() + ".")
-    tiles = []
-    for nearest in copying.worst(4):
-        tiles += [drawn[nearest.index], turn_over(real[nearest.shot], nearest.turn)]
+    pairs = [
+        lay_beside(drawn[nearest.index], turn_over(real[nearest.shot], nearest.turn))
+        for nearest in copying.worst(4)
+    ]
     section.pictures(
-        tiles, "drawn pictures beside their nearest shots",
-        "The four drawn pictures that are nearest to a shot, each with that shot beside it.",
-        columns=4,
+        pairs, "drawn pictures beside their nearest shots",
+        "The four drawn pictures that are nearest to a shot, each with that shot on its right.",
+        columns=2,
     )  # fmt: skip
 
 

@@ -8,20 +8,16 @@ give another result; all that is cheap to check is checked before the base is lo
 from __future__ import annotations
 
 import contextlib
-import json
-import math
-import platform
-import sys
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from univg import __version__
-from univg.config import to_plain, to_yaml
+from univg.config import to_yaml
 from univg.errors import UserError
 from univg.files import make_folder, write_atomic
+from univg.loop import run_files
 from univg.manifest import claim_folder, lock_folder
 from univg.progress import show_progress
 
@@ -40,13 +36,9 @@ if TYPE_CHECKING:
     from .pictures import Picture
     from .planning import Load
 
-FREE = {
-    "out", "save_every", "keep_checkpoints", "preview_every", "validate_every", "cache", "tracker",
-    "micro_batch", "gradient_checkpointing", "base", "preset", "report_samples", "stop_at",
-    "compile", "attention", "channels_last", "shots", "data", "skip_bad", "adapter",
-}  # fmt: skip
-"""Settings that do not change what comes out, but for rounding; base, data and adapters stand by
-their checksums, wherever they lie."""
+FREE = frozenset({"cache", "base", "attention", "data", "adapter"})
+"""Settings that change nothing that comes out, besides those of every run; base, data and adapters
+stand by their checksums, wherever they lie."""
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "lycoris-lora")
 
 
@@ -148,7 +140,9 @@ def open_session(
             stack.enter_context(lock_folder(asked.out))
         base = load_base(base_name or asked.base)
         if accelerator.is_main_process:
-            identity = describe_run(asked, command, data, base.identity)
+            identity = run_files.identify_run(
+                asked, f"train {command}", FREE, base=base.identity, data=dict(data)
+            )
             claim_folder(asked.out, identity)
             write_atomic(asked.out / "config.yaml", to_yaml(asked).encode())
         accelerator.wait_for_everyone()
@@ -161,24 +155,8 @@ def open_session(
         prepare_network(base.unet, asked, size_px // base.vae_factor)
         session = Session(asked, accelerator, base, size_px)
         if session.is_first:
-            write_environment(session)
+            run_files.write_environment(asked.out, accelerator, LIBRARIES, base=base.name)
         yield session
-
-
-def describe_run(
-    asked: Engine, command: str, data: Mapping[str, Any], base_identity: str
-) -> dict[str, Any]:
-    """Return what a resumed run must share with the first."""
-    settings = {name: value for name, value in to_plain(asked).items() if name not in FREE}
-    if asked.schedule in {"constant", "constant_with_warmup"}:
-        settings.pop("max_steps")  # such a run may be made longer
-    return {
-        "stage": f"train {command}",
-        "version": __version__,
-        "settings": settings,
-        "base": base_identity,
-        "data": dict(data),
-    }
 
 
 def check_packages(asked: Engine) -> None:
@@ -190,16 +168,10 @@ def check_packages(asked: Engine) -> None:
         raise UserError(
             f"--attention xformers needs {missing}, which is not here; take --attention sdpa"
         )
-    if asked.tracker != "none" and not _has(asked.tracker):
-        raise UserError(
-            f"--tracker {asked.tracker} needs the package {asked.tracker}, which is not installed: "
-            f"`pip install {asked.tracker}`, or take --tracker none"
-        )
+    run_files.check_tracker(asked)
 
 
 def _has(package: str) -> bool:
-    import importlib.util
-
     return importlib.util.find_spec(package) is not None
 
 
@@ -226,7 +198,7 @@ def run_loop(session: Session, task: EngineTask) -> Outcome:
     session.say(describe_start(session, task))
     outcome = train(task, asked, session.accelerator, session.say)
     if task.is_held_out and (outcome.best_step or outcome.steps) < outcome.steps:
-        outcome.files += save_best(session, task)
+        outcome.files += run_files.save_best(session.out, task) if session.is_first else []
     if session.is_first:
         write_result(session, outcome)
     session.say(describe_end(session, task, outcome))
@@ -260,73 +232,13 @@ def describe_start(session: Session, task: EngineTask) -> str:
 
 def describe_end(session: Session, task: EngineTask, outcome: Outcome) -> str:
     """Return how it went, in a line."""
-    made = (outcome.steps - outcome.first_step) * (session.asked.batch or 1)
-    text = f"{outcome.steps} steps, {outcome.samples} samples"
-    if made:
-        text += f"; {made / max(outcome.seconds, 1e-9):,.1f} samples/s in {outcome.seconds:,.0f} s"
+    text = run_files.describe_speed(session.asked, outcome)
     if outcome.best_step is not None and task.is_held_out:
         text += f"; best validation {outcome.best_check:.4f} at step {outcome.best_step}"
     return f"{text}; {', '.join(map(str, outcome.files))}"
 
 
-def save_best(session: Session, task: EngineTask) -> list[Path]:
-    """Save the weights of the best validation under `OUT/best`, as the last ones are in `OUT`."""
-    import torch
-    from safetensors.torch import load_file
-
-    from univg.loop.loop import BEST
-
-    path = session.out / BEST
-    if not session.is_first or not path.exists():
-        return []
-    best, last = load_file(path), {}
-    with torch.no_grad():
-        for name, weight in task.trained().items():
-            last[name] = weight.detach().clone()
-            weight.copy_(best[name])
-        files = task.save(make_folder(session.out / "best"))
-        for name, weight in task.trained().items():
-            weight.copy_(last[name])
-    return files
-
-
-def write_environment(session: Session) -> None:
-    """Write `environment.json`: command, machine and versions of the newest call."""
-    accelerator = session.accelerator
-    found = {
-        "command": sys.argv,
-        "base": session.base.name,
-        "processes": accelerator.num_processes,
-        "device": str(accelerator.device),
-        "precision": accelerator.mixed_precision,
-        "machine": platform.platform(),
-        "python": platform.python_version(),
-        "univg": __version__,
-        "libraries": {name: version(name) for name in LIBRARIES},
-    }
-    _write_json(session.out / "environment.json", found)
-
-
 def write_result(session: Session, outcome: Outcome, **more: Any) -> None:
     """Write `result.json`: what came out."""
-    path = session.out / "result.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    made = (outcome.steps - outcome.first_step) * (session.asked.batch or 1)
-    seconds = round(outcome.seconds, 2)
-    known = outcome.best_step is not None and math.isfinite(outcome.best_check)
-    found = {
-        "steps": outcome.steps,
-        "samples": outcome.samples,
-        "files": [str(file.relative_to(session.out)) for file in outcome.files],
-        "best_step": outcome.best_step,
-        "best_validation": outcome.best_check if known else None,
-        "micro_batch": outcome.micro_batch,
-        # Of the last call that trained: one that finds all done says nothing about speed.
-        **({"seconds": seconds, "trained_samples": made} if made else {}),
-        **more,
-    }
-    _write_json(path, {**before, **found})
-
-
-def _write_json(path: Path, found: Mapping[str, Any]) -> None:
-    write_atomic(path, (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
+    found = {"best_validation": run_files.best_of(outcome), **more}
+    run_files.write_result(session.asked, outcome, found)

@@ -21,7 +21,7 @@ from univg.errors import Problem, ProblemReport
 from univg.files import sha256_of_file
 from univg.images import PictureError, list_pictures, read_image
 from univg.manifest import MANIFEST_NAME
-from univg.masks import BoolMask, MaskReading, describe_grey, inspect_mask, judge_mask
+from univg.masks import BoolMask, MaskReading, describe_grey, inspect_mask, judge_example
 from univg.pairs import find_masks, find_pairs
 from univg.resize import Fit, fit_image, fit_mask, stretch_factor
 
@@ -29,10 +29,6 @@ from .pictures import Picture, to_rgb8
 
 Need = Literal["masks", "pairs"]
 
-INVERTED_DENSITY = 0.6
-"""More vessel than this is no vessel tree: dense capillary labels reach 0.45."""
-PHOTOGRAPH_SHARE = 0.25
-"""More in-between pixels than this is no mask: fine anti-aliased ones stay below 0.1."""
 WARN_STRETCH = 1.25
 
 
@@ -152,7 +148,7 @@ def _read_candidate(
     try:
         reading = inspect_mask(mask_path)
         size = None if pixels is None else (pixels.shape[1], pixels.shape[0])
-        problems += _judge_shot_mask(mask_path, reading, size)
+        problems += judge_example(mask_path, reading, size)
     except PictureError as error:
         problems.append(error.problem)
     if reading is None or (image_path is not None and pixels is None):
@@ -176,22 +172,6 @@ def _judge_image(path: Path, pixels: npt.NDArray[Any]) -> list[Problem]:
         return []
     detail = f"every pixel has the value {int(pixels.min())}"
     return [Problem(path=path, kind="blank", detail=detail, remedy="replace the image")]
-
-
-def _judge_shot_mask(
-    path: Path, reading: MaskReading, image_size: tuple[int, int] | None
-) -> list[Problem]:
-    """Judge more strictly than a mask alone can be: five shots decide everything that follows."""
-    problems = judge_mask(path, reading, image_size)
-    if reading.ambiguous_share > PHOTOGRAPH_SHARE:
-        detail = f"{reading.ambiguous_share:.0%} of its pixels are neither vessel nor background"
-        remedy = "this looks like an image; are images/ and masks/ exchanged?"
-        problems.append(Problem(path=path, kind="grey", detail=detail, remedy=remedy))
-    elif reading.density > INVERTED_DENSITY and not reading.full:
-        detail = f"{reading.density:.0%} of its pixels are vessel"
-        remedy = "is it inverted? vessels are the bright value"
-        problems.append(Problem(path=path, kind="inverted", detail=detail, remedy=remedy))
-    return problems
 
 
 def _find_copies(read: _Read | None, seen: dict[str, Path]) -> list[Problem]:
@@ -223,11 +203,15 @@ def _hash_of(files: dict[str, Path]) -> str:
 def _too_few(folder: Path, need: Need, good: int, found: int, asked: int) -> Problem:
     what = "masks" if need == "masks" else "pairs of image and mask"
     usable = f", {good} of them usable" if good < found else ""
+    needed = "one at least is needed" if asked == 1 else f"{asked} are asked for"
+    where = (
+        "masks, or one with masks/ in it" if need == "masks" else "pairs, with images/ and masks/"
+    )
     return Problem(
         path=folder,
         kind="too few",
-        detail=f"holds {found} {what}{usable}; {asked} are asked for",
-        remedy="add more, or ask for fewer",
+        detail=f"holds {found} {what}{usable}; {needed}",
+        remedy="add more, or ask for fewer" if found else f"give a folder of {where}",
     )
 
 

@@ -33,6 +33,8 @@ class Command:
     settings_name: str
     summary: str
     run_name: str = "run"
+    leading: tuple[str, ...] = ()
+    """Options whose values may stand first, without their names."""
 
 
 CARDS = "univg.data_cards"
@@ -83,7 +85,10 @@ COMMANDS: dict[str, Command] = {
         "univg.segment.fit", "Fit", "train a segmenter on shots and synthetic pairs"
     ),
     "segment predict": Command(
-        "univg.segment.predict", "Predict", "vessel masks of the images in a folder"
+        "univg.segment.predict",
+        "Predict",
+        "vessel masks of the images in a folder",
+        leading=("--model", "--images"),
     ),
     "segment evaluate": Command(
         "univg.segment.evaluate", "Evaluate", "predicted masks against true ones: tables, a page"
@@ -97,7 +102,12 @@ COMMANDS: dict[str, Command] = {
     "adapter info": Command(
         "univg.train.adapter_commands", "Info", "what an adapter file holds", "run_info"
     ),
-    "run": Command("univg.recipe", "Recipe", "five shots to pairs and a segmenter, in one go"),
+    "run": Command(
+        "univg.recipe",
+        "Recipe",
+        "five shots to pairs and a segmenter, in one go",
+        leading=("--config",),
+    ),
     "demo": Command("univg.demo", "Demo", "masks and adapted engines, measured, as one page"),
 }
 
@@ -200,7 +210,7 @@ def run_command(name: str, words: list[str]) -> int:
     command = COMMANDS[name]
     module: Any = importlib.import_module(command.module)
     settings_class = getattr(module, command.settings_name)
-    wanted = parse(settings_class, words, prog=f"univg {name}")
+    wanted = parse(settings_class, name_leading(command, words), prog=f"univg {name}")
     if wanted.print_config:
         print(to_yaml(wanted.settings), end="")  # noqa: T201
         return 0
@@ -211,6 +221,16 @@ def run_command(name: str, words: list[str]) -> int:
         return 0
     getattr(module, command.run_name)(wanted.settings)
     return 0
+
+
+def name_leading(command: Command, words: Sequence[str]) -> list[str]:
+    """Return `words` with the names of options whose values stand first."""
+    words, named = list(words), []
+    for option in command.leading:
+        if not words or words[0].startswith("-"):
+            break
+        named += [option, words.pop(0)]
+    return [*named, *words]
 
 
 def overview(group: str = "") -> str:

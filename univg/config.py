@@ -190,7 +190,7 @@ def _run_tyro(line: type[Any], words: Sequence[str], prog: str) -> Any:
 def _flatten_box(text: str) -> str:
     """Turn tyro's boxed report into one line."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    lines = (re.sub(r"[\u2500-\u257f]+", " ", line).strip() for line in plain.splitlines())
+    lines = (re.sub(r"[\u2500-\u257f]+|-{3,}", " ", line).strip() for line in plain.splitlines())
     return " ".join(" ".join(line.split()) for line in lines if line)
 
 

@@ -1,9 +1,9 @@
-"""`univg demo`: masks of all modalities, measured, and adapted engines, in one HTML page.
+"""`univg demo`: the recipe on made-up shots, its answer, and masks of all modalities, on one page.
 
 In: a count, a seed, a base, a folder. Out: FOLDER/index.html and, below FOLDER/runs/ and
-FOLDER/engines/, the masks, engines and images it shows. Run again, it goes on where it stopped and
-gives the same page; other settings, cards or bases get a run folder of their own, so nothing is
-ever deleted.
+FOLDER/engines/, the masks, engines, pairs and segmenters it shows. Run again, it goes on where it
+stopped and gives the same page; other settings, cards or bases get a run folder of their own, so
+nothing is ever deleted.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Le
 
 from univg.config import settings
+from univg.errors import ConfigError
 from univg.files import make_folder, sha256_hex, write_atomic
 from univg.modalities import find_modality, modality_names
 
@@ -36,7 +37,10 @@ PAGE_NAME = "index.html"
 
 @settings
 class Demo:
-    """Masks of every modality, measured; engines adapted to five shots; all on one HTML page."""
+    """The recipe on five made-up shots: does it help? And masks of every modality, measured.
+
+    Writes OUT/index.html. The same command goes on after an interruption.
+    """
 
     out: Path = Path("demo")
     """Folder to write; the page is OUT/index.html."""
@@ -54,8 +58,12 @@ class Demo:
     """Steps of the mask engine's adaptation."""
     image_steps: Annotated[int, Ge(1)] = 400
     """Steps of the image engine's adaptation."""
+    segment_steps: Annotated[int, Ge(1)] = 300
+    """Steps of each segmenter."""
+    pairs: Annotated[int, Ge(6), Le(10_000)] = 60
+    """Synthetic pairs that the adapted engines draw."""
     drawn: Annotated[int, Ge(6), Le(10_000)] = 24
-    """Masks, and images, that the engines draw before adaptation and again after it."""
+    """How many of them are measured beside what the engines draw without adaptation."""
 
 
 def plan(settings: Demo) -> str:
@@ -64,9 +72,10 @@ def plan(settings: Demo) -> str:
     total = settings.count * (len(names) + 1)
     missing = _why_no_engines(settings)
     engines = missing or (
-        f"Would adapt the mask engine ({settings.mask_steps} steps) and the image engine "
-        f"({settings.image_steps} steps) of base {settings.base} and draw {4 * settings.drawn} "
-        f"pictures below {settings.out / 'engines'}. Minutes, about 200 MB."
+        f"Would do the recipe on {SHOTS} made-up shots below {settings.out / 'engines'}: adapt the "
+        f"mask engine ({settings.mask_steps} steps) and the image engine ({settings.image_steps} "
+        f"steps) of base {settings.base}, draw {settings.pairs} pairs, train a segmenter without "
+        f"and with them ({settings.segment_steps} steps each), measure both. Minutes, about 300 MB."
     )
     return (
         f"Would write {settings.out / PAGE_NAME} and {total} masks below {settings.out / 'runs'}: "
@@ -80,10 +89,14 @@ def run(settings: Demo) -> Path:
     from univg.demo_page import build_page
 
     _why_no_engines(settings)  # an unknown base is told before the work, not after it
+    if settings.drawn > settings.pairs:
+        raise ConfigError(f"drawn is {settings.drawn}: at most --pairs, {settings.pairs}")
     make_folder(settings.out)
     facts = collect_facts(settings)
     path = settings.out / PAGE_NAME
     build_page(facts).write(path)
+    if not isinstance(facts.engines, str):
+        print(facts.engines.verdict)  # noqa: T201
     print(f"The page: {path.resolve()}")  # noqa: T201
     return path
 
@@ -137,7 +150,8 @@ def _make_engines(settings: Demo) -> EngineFacts | str:
         return missing
     wanted = Wanted(
         base=settings.base, seed=settings.seed, mask_steps=settings.mask_steps,
-        image_steps=settings.image_steps, drawn=settings.drawn, workers=settings.workers,
+        image_steps=settings.image_steps, segment_steps=settings.segment_steps,
+        pairs=settings.pairs, drawn=settings.drawn, workers=settings.workers,
     )  # fmt: skip
     return make_engines(settings.out, wanted)
 

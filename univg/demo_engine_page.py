@@ -1,4 +1,4 @@
-"""The engines on the page of `univg demo`: what is shown, in which words.
+"""The recipe and its engines on the page of `univg demo`: what is shown, in which words.
 
 In: `EngineFacts`, or why there are none. Out: sections, commands and times on the page.
 """
@@ -17,6 +17,8 @@ from univg.demo_traits import TRAITS, show_spread
 from univg.images import ImageArray, list_pictures, read_image
 from univg.masks import read_mask
 from univg.modalities import Modality, find_modality
+from univg.recipe import list_steps
+from univg.recipe_page_answer import Answer, add_answer, judge_gain, read_answers
 from univg.report import GreyImage, Page, Section, shrink_mask
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from univg.demo_pairs import PairFacts
     from univg.distance import Comparison, Estimate
     from univg.memorisation import Copying
+    from univg.recipe import Recipe
+    from univg.recipe_steps import Result
 
 CASES = 5
 TILE_PX = 256
@@ -32,15 +36,10 @@ SHOWN_TRAITS = (
     "components_log",
 )  # fmt: skip
 PARTS = {
-    "pairs": "Shots, targets and reference: grown, rendered",
-    "masks-before": "Masks drawn before",
-    "mask-engine": "LoHa, mask engine",
-    "masks-after": "Masks drawn after",
-    "images-before": "Images drawn before",
-    "image-engine": "ControlNet, image engine",
-    "images-after": "Images drawn after",
+    "pairs": "Shots, test set, targets and reference: grown, rendered",
+    "before": "Drawn without adaptation, to compare",
     "measuring": "Measuring",
-    "export": "60 pairs: masks, images, gate, two exports",
+    "export": "Composed pairs, gate, two exports",
 }
 
 
@@ -52,11 +51,12 @@ class EngineFacts:
     place: Path
     size_px: int
     drawn: int
-    strength: float
     masks: MaskFigures
     images: ImageFigures
-    steps: Mapping[str, int]
-    """Of the trainings, by part."""
+    asked: Recipe
+    """The recipe."""
+    results: Mapping[str, Result]
+    """Of its steps."""
     times: Mapping[str, Any]
     """Seconds, by part."""
     commands: tuple[str, ...]
@@ -67,11 +67,47 @@ class EngineFacts:
         """What the shots are of."""
         return find_modality(str(self.place / "card.yaml"))
 
+    @property
+    def answer(self) -> Answer:
+        """What the test set said."""
+        (found,) = read_answers(self.asked, self.results)
+        return found
+
+    @property
+    def verdict(self) -> str:
+        """Whether the pairs helped, in words."""
+        return f"Did the pairs help? {'. '.join(judge_gain(self.answer))}"
+
+
+def add_answer_section(page: Page, engines: EngineFacts | str) -> None:
+    """Add whether five shots are worth more with synthetic pairs, the first thing on the page."""
+    if isinstance(engines, str):
+        page.section("Five shots alone, and with synthetic pairs", engines)
+        return
+    asked = engines.asked
+    answer = engines.answer
+    section = page.section(
+        "Five shots alone, and with synthetic pairs",
+        "Five annotated pictures of a look that no modality has went through the recipe "
+        f"(`univg run`): both engines of base `{engines.base}` were adapted to them and drew "
+        f"{engines.pairs.count} labelled pairs. Then the same segmenter ({answer.network}, "
+        f"{asked.segment_steps} steps) was trained twice, on the five alone and with the pairs in "
+        "half of each batch, with the same strong augmentation.",
+        f"Both are measured on {len(answer.evaluation['per_image'])} test images that nothing was "
+        f"trained on: trees of the same kind grown and rendered with seed {asked.seed + 1}, where "
+        f"those of the shots have seed {asked.seed}.",
+    )
+    add_answer(section, answer)
+    section.text(
+        "The course of all trainings, settings, checksums and the data card are on the recipe’s "
+        f"own page: `{asked.out}/report.html`. All of this is made up: on your own images the "
+        "answer may be another, and `univg run --shots FOLDER --test FOLDER` finds it."
+    )
+
 
 def add_engines(page: Page, engines: EngineFacts | str) -> None:
     """Add shots, masks and images, or the line that says why there are none."""
     if isinstance(engines, str):
-        page.section("Engines", engines)
         return
     _add_shots(page, engines)
     _add_masks(page, engines)
@@ -80,44 +116,54 @@ def add_engines(page: Page, engines: EngineFacts | str) -> None:
 
 
 def add_engine_commands(section: Section, engines: EngineFacts | str) -> None:
-    """Add the commands that made shots and engines."""
+    """Add the commands that made shots, pairs and segmenters."""
     if isinstance(engines, str):
         return
     section.subheading(
-        "The engines",
-        "These make the five shots and adapt both engines, to the same weights on the same "
-        "machine. Where all is there already they say so; elsewhere they make it anew. The last "
-        "one gives the distance of the masks, and more.",
+        "The recipe",
+        "These make the five shots and the test set and do the recipe, to the same weights on the "
+        "same machine. Where all is there already they say so; elsewhere they make it anew. After "
+        "`univg run` come the distance of the masks, composed pairs, and exports.",
     )
-    section.commands(engines.commands, "Commands that adapt the engines")
+    section.commands(engines.commands, "Commands that do the recipe")
 
 
 def add_engine_times(section: Section, engines: EngineFacts | str) -> None:
     """Add what each part took."""
     if isinstance(engines, str):
         return
-    rows = []
-    for part, words in PARTS.items():
-        seconds = float(engines.times.get(part, {}).get("seconds", 0.0))
-        steps = engines.steps.get(part, 0)
-        each = f"{1000 * seconds / steps:.0f}" if steps else "–"
-        rows.append([words, f"{steps}" if steps else "–", f"{seconds:.0f}", each])
-    total = sum(float(each["seconds"]) for each in engines.times.values())
-    rows.append(["Together", "–", f"{total:.0f}", "–"])
+    words, asked = dict(list_steps(engines.asked)), engines.asked
+    steps = {"mask-engine": asked.mask_steps, "image-engine": asked.image_steps}
+    steps |= dict.fromkeys(("alone", "both"), asked.segment_steps)
+    told: list[tuple[str, float, int | None]] = [(PARTS["pairs"], _seconds(engines, "pairs"), None)]
+    told += [
+        (f"Recipe, {name}: {words.get(name, '')}", result.seconds, steps.get(name))
+        for name, result in engines.results.items()
+    ]
+    told += [(PARTS[part], _seconds(engines, part), None) for part in list(PARTS)[1:]]
+    rows = [
+        [what, "–" if count is None else str(count), f"{seconds:.0f}"]
+        for what, seconds, count in told
+    ]
+    rows.append(["Together", "–", f"{sum(seconds for _, seconds, _ in told):.0f}"])
     section.table(
-        f"The engines, base {engines.base}.", ["Part", "Steps", "Seconds", "ms a step"], rows
+        f"The recipe on five shots, base {engines.base}.", ["Part", "Steps", "Seconds"], rows
     )
+
+
+def _seconds(engines: EngineFacts, part: str) -> float:
+    return float(engines.times.get(part, {}).get("seconds", 0.0))
 
 
 def _add_shots(page: Page, engines: EngineFacts) -> None:
     section = page.section(
         "Five shots of an unseen look",
-        f"From here on diffusion engines draw, on the base `{engines.base}`. They get five "
-        "annotated pictures of something that no modality above resembles, in course and in "
-        "colour: " + " ".join(engines.card.description.split()),
+        f"The diffusion engines of base `{engines.base}` get five annotated pictures of something "
+        "that no modality below resembles, in course and in colour: "
+        + " ".join(engines.card.description.split()),
         "The pictures are rendered from grown masks, so the masks are exact and there can be any "
-        f"number more: images are drawn for {engines.drawn} others below, and all is measured "
-        f"against {_count_reference(engines)} yet others. No engine was trained on either.",
+        f"number more: what is drawn is measured against {_count_reference(engines)} others, "
+        "which no engine was trained on.",
     )
     shots = engines.place / "shots"
     cases = list(zip(_masks(shots, CASES), _pictures(shots / "images", CASES), strict=True))
@@ -133,16 +179,15 @@ def _add_masks(page: Page, engines: EngineFacts) -> None:
     found, place = engines.masks, engines.place
     section = page.section(
         "Masks before and after adaptation",
-        f"The mask engine: a LoHa on the base’s UNet, {engines.steps['mask-engine']} steps on the "
-        f"five masks, drawn at strength {engines.strength:g} with the prompt "
-        f"“{engines.card.mask_prompt}”. Before and after start from the same noise; the first of "
-        f"{engines.drawn} masks, none picked.",
+        f"The mask engine: a LoHa on the base’s UNet, {engines.asked.mask_steps} steps on the "
+        f"five masks; the prompt is “{engines.card.mask_prompt}”. Before, it is the base alone; "
+        f"both start from the same noise. The first of {engines.drawn} masks, none picked.",
     )
     section.key_figures(_key_distances(found.before, found.after))
     columns = [
         _masks(place / "shots", CASES),
         _masks(place / "drawn" / "masks-before", CASES),
-        _masks(place / "drawn" / "masks-after", CASES),
+        _masks(engines.results["masks"].folder / "masks", CASES),
         _masks(place / "reference", CASES),
     ]
     section.comparison(
@@ -154,7 +199,7 @@ def _add_masks(page: Page, engines: EngineFacts) -> None:
     )
     section.table(
         f"Distance from {_count_reference(engines)} masks that were never seen, over the vessel "
-        f"descriptors above: {found.after.draws} draws of {found.after.n} masks a side; in "
+        f"descriptors below: {found.after.draws} draws of {found.after.n} masks a side; in "
         "brackets what 95 % of the draws lie between.",
         ["Masks", "Fréchet distance", "Energy distance"],
         _distance_rows(found.before, found.after, "Others of the same kind (floor)"),
@@ -186,9 +231,9 @@ def _add_images(page: Page, engines: EngineFacts) -> None:
     start = "as it is embedded" if engines.base == "nano" else "as it is"
     section = page.section(
         "Images before and after adaptation",
-        f"The image engine: a ControlNet, {engines.steps['image-engine']} steps on the five pairs. "
+        f"The image engine: a ControlNet, {engines.asked.image_steps} steps on the five pairs. "
         f"Before, it is the ControlNet {start}; the prompt is “{engines.card.image_prompt}”. Both "
-        "draw for masks that were no shots, from the same noise.",
+        "draw for the masks of the adapted mask engine, from the same noise.",
     )
     section.key_figures(
         [
@@ -200,10 +245,10 @@ def _add_images(page: Page, engines: EngineFacts) -> None:
         ]
     )
     columns: list[Sequence[ImageArray]] = [
-        _masks(place / "targets", CASES),
+        _masks(engines.results["masks"].folder / "masks", CASES),
         _pictures(place / "drawn" / "images-before", CASES),
-        _pictures(place / "drawn" / "images-after", CASES),
-        _pictures(place / "targets" / "images", CASES),
+        _pictures(engines.results["pairs"].folder / "pairs" / "images", CASES),
+        _pictures(place / "rendered" / "images", CASES),
     ]
     section.comparison(
         ["Mask", "Before", "After", "Rendered"],

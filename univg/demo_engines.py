@@ -1,8 +1,9 @@
-"""The second half of `univg demo`: engines adapted to five shots of a look that no modality has.
+"""The second half of `univg demo`: the recipe on five shots of a look that no modality has.
 
-In: a base, a seed, numbers of steps and pictures, a folder. Out: `EngineFacts`, and below the
-folder shots, run folders of both adaptations, pictures drawn before and after. Each part is left
-alone where it is there already, and a stopped training goes on, so the same call can be made again.
+In: a base, a seed, numbers of steps and pairs, a folder. Out: `EngineFacts`, and below the folder
+shots and test set, the recipe's own folder, and pictures drawn without adaptation, to compare. Each
+part is left alone where it is there already, and a stopped one goes on, so the same call can be
+made again.
 """
 
 from __future__ import annotations
@@ -11,29 +12,31 @@ import contextlib
 import importlib.util
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from univg import __version__
+from univg.demo_drawing import draw_images_before, draw_masks_before
 from univg.errors import UserError
-from univg.files import make_folder, sha256_hex, sha256_of_file, write_all_atomic, write_atomic
+from univg.files import make_folder, sha256_hex, sha256_of_file, write_atomic
 from univg.modalities import find_modality
 from univg.sd_source import find_base
 
 if TYPE_CHECKING:
     from univg.demo_engine_page import EngineFacts
-    from univg.masks import BoolMask
-    from univg.sd import Base
+    from univg.recipe import Recipe
+    from univg.recipe_steps import Result
 
 CARD = Path(__file__).parent / "assets" / "demo" / "membrane.yaml"
 LOOK = "unseen"
 SHOTS = 5
 REFERENCE = 40
 """Pairs that nothing is trained on or drawn for: what the drawn ones are measured against."""
-STRENGTH = 0.7
-PRESET = "laptop"
+TEST = 20
+"""Pairs of other trees that the segmenters are measured on."""
+PRESET: Final = "laptop"
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "lycoris", "safetensors")
 
 
@@ -45,8 +48,10 @@ class Wanted:
     seed: int
     mask_steps: int
     image_steps: int
+    segment_steps: int
+    pairs: int
     drawn: int
-    """Masks, and images, drawn before adaptation and again after it."""
+    """Masks, and images, that are compared with what the base draws without adaptation."""
     workers: int
 
 
@@ -68,7 +73,7 @@ def why_left_out(base: str) -> str:
 
 
 def make_engines(out: Path, wanted: Wanted) -> EngineFacts:
-    """Adapt both engines, draw before and after, measure; go on where an earlier call stopped."""
+    """Do the recipe, compare, measure; go on where an earlier call stopped."""
     from univg.demo_engine_page import EngineFacts
     from univg.demo_figures import measure_images, measure_masks
     from univg.demo_pairs import make_demo_pairs
@@ -78,35 +83,36 @@ def make_engines(out: Path, wanted: Wanted) -> EngineFacts:
     place = make_folder(out / "engines" / name)
     write_atomic(place / "run.json", (json.dumps(identity, indent=1) + "\n").encode())
     write_atomic(place / "card.yaml", CARD.read_bytes())
+    _say("growing and rendering shots, test set and reference")
     size_px = make_pairs(place, wanted)
-    draw_masks(place, wanted, "masks-before", size_px)
-    adapt_masks(place, wanted)
-    draw_masks(place, wanted, "masks-after", size_px)
-    draw_images(place, wanted, "images-before", size_px)
-    adapt_images(place, wanted)
-    draw_images(place, wanted, "images-after", size_px)
+    _say("the recipe: five shots to pairs and a segmenter")
+    asked = make_recipe(place, wanted)
+    results = do_recipe(asked)
+    _draw_before(place, wanted, results, size_px)
+    _say("measuring")
     with timed(place, "measuring"):
-        masks, images = measure_masks(place, wanted.workers), measure_images(place)
-    _say("drawing, checking and exporting pairs")
+        masks = measure_masks(place, results, wanted.drawn, wanted.workers)
+        images = measure_images(place, results, wanted.drawn)
+    _say("checking and exporting pairs")
     with timed(place, "export"):
-        pairs = make_demo_pairs(place, str(CARD), wanted.seed, wanted.workers)
+        pairs = make_demo_pairs(place, results, wanted.seed, wanted.workers)
     return EngineFacts(
         base=wanted.base,
         place=place,
         size_px=size_px,
         drawn=wanted.drawn,
-        strength=STRENGTH,
         masks=masks,
         images=images,
-        steps={"mask-engine": wanted.mask_steps, "image-engine": wanted.image_steps},
+        asked=asked,
+        results=results,
         times=read_times(place),
-        commands=tuple(list_commands(place, wanted, size_px)),
+        commands=tuple(list_commands(place, wanted, results, size_px)),
         pairs=pairs,
     )
 
 
 def describe(wanted: Wanted) -> dict[str, Any]:
-    """Return all that decides what comes out."""
+    """Return what decides all that is drawn; the recipe knows its further steps by itself."""
     path = find_base(wanted.base).path
     files = [path] if path.is_file() else sorted(path.glob("*/*.safetensors"))
     return {
@@ -114,8 +120,10 @@ def describe(wanted: Wanted) -> dict[str, Any]:
         "seed": wanted.seed,
         "mask_steps": wanted.mask_steps,
         "image_steps": wanted.image_steps,
+        "pairs": wanted.pairs,
         "drawn": wanted.drawn,
         "reference": REFERENCE,
+        "test": TEST,
         "card": sha256_of_file(CARD),
         "base": {f"{file.parent.name}/{file.name}": sha256_of_file(file) for file in files},
     }
@@ -125,173 +133,90 @@ def describe(wanted: Wanted) -> dict[str, Any]:
 
 
 def make_pairs(place: Path, wanted: Wanted) -> int:
-    """Bring shots, targets and reference to disk, all of the same look; return their side [px]."""
-    from univg.generate.images import Images
-    from univg.generate.images import run as run_images
-    from univg.sca.synth import Synth
-    from univg.sca.synth import run as run_synth
+    """Bring shots, targets, reference and test set to disk; return their side [px].
+
+    The test set has a seed of its own: other trees in other colours, of the same kind.
+    """
     from univg.sd import inspect_base
 
     size_px = inspect_base(wanted.base).native_px
     parts = {"shots": SHOTS, "targets": wanted.drawn, "reference": REFERENCE}
     with timed(place, "pairs"):
-        run_synth(
-            Synth(
-                out=place / "grown", modality=(str(place / "card.yaml"),),
-                count=sum(parts.values()), seed=wanted.seed, size=(size_px, size_px), workers=1,
-            )
-        )  # fmt: skip
+        _grow(place, "grown", sum(parts.values()), wanted.seed, size_px)
         first = 0
         for name, count in parts.items():
-            run_images(
-                Images(
-                    masks=place / "grown", out=place / name, look=LOOK, first=first, count=count,
-                    modality=str(place / "card.yaml"), seed=wanted.seed, workers=1,
-                )
-            )  # fmt: skip
+            _render(place, "grown", name, wanted.seed, first, count)
             first += count
+        _grow(place, "grown-test", TEST, wanted.seed + 1, size_px)
+        _render(place, "grown-test", "test", wanted.seed + 1, 0, TEST)
     return size_px
 
 
-# Drawing -----------------------------------------------------------------------------------------
+def _grow(place: Path, name: str, count: int, seed: int, size_px: int) -> None:
+    from univg.sca.synth import Synth, run
+
+    run(
+        Synth(
+            out=place / name, modality=(str(place / "card.yaml"),), count=count, seed=seed,
+            size=(size_px, size_px), workers=1,
+        )
+    )  # fmt: skip
 
 
-def draw_masks(place: Path, wanted: Wanted, name: str, size_px: int) -> None:
-    """Draw masks with the base and, if its file is there, the adapter."""
-    if _is_whole(place, name, wanted.drawn):
-        return
-    from univg.binarise import Cut, cut_mask
-    from univg.masks import encode_mask
-    from univg.sd_engine import load_engine, read_card
-    from univg.train.drawing import sample_pictures
+def _render(place: Path, masks: str | Path, name: str, seed: int, first: int, count: int) -> None:
+    from univg.generate.images import Images, run
 
-    _say(f"drawing {wanted.drawn} {name.replace('-', ' ')} adaptation")
-    with timed(place, name):
-        cut = Cut()
-        if name == "masks-after":
-            base, _, card = load_engine(read_card(place / "mask-engine", "masks"))
-            cut = card.cut
-            base.to(_device())
-        else:
-            base = _load_base(wanted.base)
-        prompts = [find_modality(str(CARD)).mask_prompt] * wanted.drawn
-        drawn = sample_pictures(base, prompts, seed=wanted.seed, size_px=size_px)
-        _write(place, name, [encode_mask(cut_mask(picture, cut)) for picture in drawn])
+    run(
+        Images(
+            masks=place / masks, out=place / name, look=LOOK, first=first, count=count,
+            modality=str(place / "card.yaml"), seed=seed, workers=1,
+        )
+    )  # fmt: skip
 
 
-def draw_images(place: Path, wanted: Wanted, name: str, size_px: int) -> None:
-    """Draw an image for the mask of each target, with the ControlNet there is at that time."""
-    if _is_whole(place, name, wanted.drawn):
-        return
-    from univg.images import encode_image
-    from univg.sd import load_control, make_control
-    from univg.train.drawing import sample_pictures
-
-    _say(f"drawing {wanted.drawn} {name.replace('-', ' ')} adaptation")
-    with timed(place, name):
-        start = find_start(wanted.base)
-        if name == "images-after":
-            base, control = _load_adapted(place)
-        elif start == "unet":
-            base = _load_base(wanted.base)
-            control = make_control(base.unet, vae_factor=base.vae_factor, seed=wanted.seed)
-        else:
-            base = _load_base(wanted.base)
-            control = load_control(start, base)
-        prompts = [find_modality(str(CARD)).image_prompt] * wanted.drawn
-        drawn = sample_pictures(
-            base, prompts, seed=wanted.seed, size_px=size_px,
-            control=control, masks=read_masks(place / "targets"),
+def _draw_before(place: Path, wanted: Wanted, results: Mapping[str, Result], size_px: int) -> None:
+    """Draw what the base gives without adaptation, of the noise that the recipe drew from."""
+    name, prompts = find_modality(str(CARD)).name, find_modality(str(CARD))
+    masks = results["masks"].folder / "masks"
+    with timed(place, "before"):
+        draw_masks_before(
+            place / "drawn" / "masks-before", wanted.base, prompts.mask_prompt, name,
+            count=wanted.drawn, seed=wanted.seed, size_px=size_px, say=_say,
         )  # fmt: skip
-        _write(place, name, [encode_image(picture) for picture in drawn])
+        draw_images_before(
+            place / "drawn" / "images-before", wanted.base, prompts.image_prompt, name, masks,
+            count=wanted.drawn, seed=wanted.seed, size_px=size_px, say=_say,
+        )  # fmt: skip
+        _render(place, masks.resolve(), "rendered", wanted.seed, 0, wanted.drawn)
 
 
-def find_start(base: str) -> str:
-    """Return the ControlNet to start from: that of the base, where it has one, or `unet`."""
-    path = find_base(base).path
-    return base if (path / "controlnet").is_dir() else "unet"
+# The recipe --------------------------------------------------------------------------------------
 
 
-def read_masks(folder: Path) -> list[BoolMask]:
-    """Return the masks of `folder` in the order of their names."""
-    from univg.masks import read_mask
-    from univg.pairs import find_masks
+def make_recipe(place: Path, wanted: Wanted) -> Recipe:
+    """Return the recipe of the demo."""
+    from univg.recipe import Recipe
 
-    return [read_mask(path) for path in find_masks(folder)]
-
-
-def _load_base(name: str) -> Base:
-    from univg.sd import load_base
-
-    return load_base(name).to(_device())
-
-
-def _load_adapted(place: Path) -> tuple[Base, Any]:
-    from univg.sd_engine import load_engine, read_card
-
-    base, control, _ = load_engine(read_card(place / "image-engine", "images"))
-    assert control is not None
-    return base.to(_device()), control.to(_device())
+    return Recipe(
+        shots=place / "shots", test=place / "test", out=place / "recipe",
+        modality=str(place / "card.yaml"), base=wanted.base, preset=PRESET,
+        mask_engine="diffusion", image_engine="diffusion", pseudo_masks=0, pairs=wanted.pairs,
+        mask_steps=wanted.mask_steps, image_steps=wanted.image_steps,
+        segment_steps=wanted.segment_steps, seed=wanted.seed, workers=wanted.workers,
+    )  # fmt: skip
 
 
-def _device() -> str:
-    import torch
+def do_recipe(asked: Recipe) -> dict[str, Result]:
+    """Do the recipe as `univg run` does it; return the results of its steps."""
+    from univg.recipe import resolve, run
+    from univg.recipe_chain import make_steps
+    from univg.recipe_steps import Chain
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _is_whole(place: Path, name: str, count: int) -> bool:
-    return len(list((place / "drawn" / name).glob("*.png"))) == count
-
-
-def _write(place: Path, name: str, files: Sequence[bytes]) -> None:
-    folder = make_folder(place / "drawn" / name)
-    write_all_atomic({folder / f"{k:06d}.png": data for k, data in enumerate(files)})
-
-
-# Adapting ----------------------------------------------------------------------------------------
-
-
-def adapt_masks(place: Path, wanted: Wanted) -> None:
-    """Train a LoHa on the masks of the shots, unless that is done."""
-    from univg.train.adapt_masks import AdaptMasks, run
-
-    options = _options(place, wanted, "mask-engine", find_modality(str(CARD)).mask_prompt)
-    _train(place, "mask-engine", lambda: run(AdaptMasks(max_steps=wanted.mask_steps, **options)))
-
-
-def adapt_images(place: Path, wanted: Wanted) -> None:
-    """Train a ControlNet on the shots, unless that is done."""
-    from univg.train.adapt_images import AdaptImages, run
-
-    options = _options(place, wanted, "image-engine", find_modality(str(CARD)).image_prompt)
-    if find_start(wanted.base) == wanted.base != "nano":  # else it is what the command takes anyway
-        options["from_"] = wanted.base
-    _train(place, "image-engine", lambda: run(AdaptImages(max_steps=wanted.image_steps, **options)))
-
-
-def _options(place: Path, wanted: Wanted, name: str, prompt: str) -> dict[str, Any]:
-    return {
-        "out": place / name,
-        "base": wanted.base,
-        "shots": place / "shots",
-        "prompt": prompt,
-        "preset": PRESET,
-        "seed": wanted.seed,
-        # The page draws and measures more than these would, before and after.
-        "report_samples": 0,
-        "preview_every": 0,
-        "validate_every": 0,
-        "tracker": "none",
-    }
-
-
-def _train(place: Path, name: str, run: Callable[[], Any]) -> None:
-    if (place / name / "result.json").exists():
-        return
-    _say(f"adapting the {name.replace('-', ' ')} to {SHOTS} shots")
-    with timed(place, name):
-        run()
+    run(asked)
+    chain = Chain(asked.out, say=lambda _: None)  # all is done: this only finds it
+    for step in make_steps(resolve(asked)):
+        chain.do(step)
+    return chain.results
 
 
 # Times and words ---------------------------------------------------------------------------------
@@ -322,47 +247,35 @@ def read_times(place: Path) -> dict[str, Any]:
 
 
 def _say(text: str) -> None:
-    print(f"Engines: {text}", flush=True)  # noqa: T201
+    print(f"Demo: {text}", flush=True)  # noqa: T201
 
 
-def list_pair_commands(seed: int) -> list[str]:
-    """Return the commands that made, checked and exported the pairs."""
-    from univg.demo_pairs import COMPOSITES, LAYOUTS, PAIRS
-
-    start = "univg generate images --masks masks-for-pairs --modality card.yaml"
-    exports = [
-        f"univg export pairs export-{layout} --to {layout} --shard-size {PAIRS}"
-        for layout in LAYOUTS
-    ]
-    return [
-        "univg generate masks --engine-dir mask-engine --modality card.yaml "
-        f"--count {PAIRS} --seed {seed} --out masks-for-pairs",
-        f"{start} --engine-dir image-engine --seed {seed} --out pairs",
-        f"{start} --shots shots --count {COMPOSITES} --seed {seed} --out composites",
-        "univg generate check --pairs pairs --shots shots",
-        *exports,
-    ]
-
-
-def list_commands(place: Path, wanted: Wanted, size_px: int) -> list[str]:
+def list_commands(
+    place: Path, wanted: Wanted, results: Mapping[str, Result], size_px: int
+) -> list[str]:
     """Return the commands that did it; where they find it done, they say so and leave it."""
-    card, seed, count = find_modality(str(CARD)), wanted.seed, SHOTS + wanted.drawn + REFERENCE
+    from univg.demo_pairs import list_pair_commands
+
+    seed, count = wanted.seed, SHOTS + wanted.drawn + REFERENCE
     base = wanted.base if wanted.base == "nano" else str(find_base(wanted.base).path.resolve())
-    start = "" if base == "nano" or find_start(base) == "unet" else f" --from {base}"
-    look = f"univg generate images --masks grown --modality card.yaml --look {LOOK} --seed {seed}"
-    shots = f"--base {base} --shots shots --preset {PRESET} --seed {seed}"
+    grow = f"univg sca synth --modality card.yaml --size {size_px} {size_px}"
+    look = f"univg generate images --modality card.yaml --look {LOOK}"
+    masks = (results["masks"].folder / "masks").relative_to(place).as_posix()
+    own = "" if base == "nano" else " --pseudo-masks 0"
     return [
         f"cd {place}",
-        f"univg sca synth --modality card.yaml --count {count} --size {size_px} {size_px} "
-        f"--seed {seed} --out grown",
-        f"{look} --count {SHOTS} --out shots",
-        f"{look} --first {SHOTS} --count {wanted.drawn} --out targets",
-        f"{look} --first {SHOTS + wanted.drawn} --count {REFERENCE} --out reference",
-        f'univg train adapt-masks {shots} --prompt "{card.mask_prompt}" '
-        f"--max-steps {wanted.mask_steps} --out mask-engine",
-        f'univg train adapt-images {shots} --prompt "{card.image_prompt}" '
-        f"--max-steps {wanted.image_steps}{start} --out image-engine",
-        "univg sca score --real reference --floor targets --synth drawn/masks-after "
-        f"--size {size_px}",
-        *list_pair_commands(seed),
+        f"{grow} --count {count} --seed {seed} --out grown",
+        f"{look} --masks grown --seed {seed} --count {SHOTS} --out shots",
+        f"{look} --masks grown --seed {seed} --first {SHOTS} --count {wanted.drawn} --out targets",
+        f"{look} --masks grown --seed {seed} --first {SHOTS + wanted.drawn} --count {REFERENCE} "
+        "--out reference",
+        f"{grow} --count {TEST} --seed {seed + 1} --out grown-test",
+        f"{look} --masks grown-test --seed {seed + 1} --out test",
+        f"univg run --shots shots --test test --modality card.yaml --base {base} "
+        f"--preset {PRESET} --mask-engine diffusion --image-engine diffusion "
+        f"--pairs {wanted.pairs} --mask-steps {wanted.mask_steps} "
+        f"--image-steps {wanted.image_steps} --segment-steps {wanted.segment_steps} "
+        f"--seed {seed}{own} --out recipe",
+        f"univg sca score --real reference --floor targets --synth {masks} --size {size_px}",
+        *list_pair_commands(place, results, seed),
     ]

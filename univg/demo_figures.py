@@ -1,7 +1,7 @@
 """What the demo's engines had learnt: distances, agreement and copying, before and after.
 
-In: the folder of a demo's engines. Out: figures for its page. Nothing here is trained on or drawn
-for the pairs that it is measured against.
+In: the folder of a demo's engines, the recipe's results. Out: figures for its page. Nothing here is
+trained on or drawn for the pairs that it is measured against.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from univg.distance import Comparison
     from univg.images import ImageArray
     from univg.memorisation import Copying
+    from univg.recipe_steps import Result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +47,10 @@ class ImageFigures:
     copying: Copying
 
 
-def measure_masks(place: Path, workers: int) -> MaskFigures:
-    """Measure the masks as `univg sca score` does, at their own size."""
+def measure_masks(
+    place: Path, results: Mapping[str, Result], count: int, workers: int
+) -> MaskFigures:
+    """Measure the first `count` masks as `univg sca score` does, at their own size."""
     from univg import distance
     from univg.masks import read_mask
     from univg.memorisation import measure_copying
@@ -59,9 +62,10 @@ def measure_masks(place: Path, workers: int) -> MaskFigures:
         "reference": place / "reference",
         "floor": place / "targets",
         "before": place / "drawn" / "masks-before",
-        "after": place / "drawn" / "masks-after",
+        "after": results["masks"].folder / "masks",
     }
     found = measure_folders(folders, size_px=None, workers=workers)
+    found["after"] = found["after"][:count]
 
     values = {name: np.array([m.descriptors for m in found[name]]) for name in folders}
     resolution = [descriptor.resolution for descriptor in DESCRIPTORS]
@@ -76,6 +80,7 @@ def measure_masks(place: Path, workers: int) -> MaskFigures:
         name: [read_mask(path) for path in find_masks(folder)]
         for name, folder in {**folders, "shots": place / "shots"}.items()
     }
+    pixels["after"] = pixels["after"][:count]
     return MaskFigures(
         before=compare("before"),
         after=compare("after"),
@@ -91,8 +96,11 @@ def measure_masks(place: Path, workers: int) -> MaskFigures:
     )
 
 
-def measure_images(place: Path) -> ImageFigures:
-    """Measure looks (FD-looks), whether vessels lie where the masks say, and copying."""
+def measure_images(place: Path, results: Mapping[str, Result], count: int) -> ImageFigures:
+    """Measure looks (FD-looks), whether vessels lie where the masks say, and copying.
+
+    Before, after and rendered are of the same masks, the first `count` of the recipe.
+    """
     from univg.agreement import measure_agreement
     from univg.looks import describe_looks, look_distance
     from univg.masks import read_mask
@@ -101,23 +109,23 @@ def measure_images(place: Path) -> ImageFigures:
 
     images: dict[str, Sequence[ImageArray]] = {
         "shots": read_images(place / "shots" / "images"),
-        "rendered": read_images(place / "targets" / "images"),
+        "rendered": read_images(place / "rendered" / "images"),
         "reference": read_images(place / "reference" / "images"),
         "before": read_images(place / "drawn" / "images-before"),
-        "after": read_images(place / "drawn" / "images-after"),
+        "after": read_images(results["pairs"].folder / "pairs" / "images")[:count],
     }
     masks = {
         name: [read_mask(path) for path in find_masks(place / name)]
-        for name in ("shots", "targets", "reference")
+        for name in ("shots", "rendered", "reference")
     }
     looks = {name: describe_looks(each) for name, each in images.items() if name != "shots"}
 
     def compare(name: str) -> Comparison:
         return look_distance(looks["reference"], looks[name], floor=looks["rendered"])
 
-    ceiling = measure_agreement(images["rendered"], masks["targets"])
+    ceiling = measure_agreement(images["rendered"], masks["rendered"])
     follows: dict[str, Any] = {
-        name: measure_agreement(images[name], masks["targets"], polarity=ceiling.polarity)
+        name: measure_agreement(images[name], masks["rendered"], polarity=ceiling.polarity)
         for name in ("before", "after")
     }
     return ImageFigures(
@@ -134,9 +142,9 @@ def measure_images(place: Path) -> ImageFigures:
             images["shots"],
             [*images["rendered"], *images["reference"]],
             kind="image",
-            generated_masks=masks["targets"],
+            generated_masks=masks["rendered"],
             shot_masks=masks["shots"],
-            other_masks=[*masks["targets"], *masks["reference"]],
+            other_masks=[*masks["rendered"], *masks["reference"]],
         ),
     )
 

@@ -52,8 +52,7 @@ def add_pairs(page: Page, facts: PairFacts) -> None:
         ]
     )
     rows = [
-        [layout, f"`{_relative(path, facts)}`", f"`{OPEN[layout].format(path)}`"]
-        for layout, path in facts.exports.items()
+        [layout, path.name, OPEN[layout].format(path)] for layout, path in facts.exports.items()
     ]
     if rows:
         section.table(
@@ -61,10 +60,6 @@ def add_pairs(page: Page, facts: PairFacts) -> None:
         )
     for layout, package in facts.left_out.items():
         section.text(f"{layout} is left out: `pip install {package}` and run this again.")
-
-
-def _relative(path: Path, facts: PairFacts) -> str:
-    return path.relative_to(facts.pairs.parent).as_posix()
 
 
 def _masks(folder: Path) -> list[ImageArray]:

@@ -42,7 +42,7 @@ class SharedProcesses:
 
     def run(self, maker: Maker, folder: Path, tasks: Sequence[list[int]]) -> Iterator[Written]:  # noqa: ARG002 - the workers have it
         """Make and write `tasks`."""
-        yield from self.workers.map_in_order(_make, [(str(folder), task) for task in tasks])
+        yield from self.workers.map_in_order(_make, ((str(folder), task) for task in tasks))
 
     def __enter__(self) -> SharedProcesses:
         self.workers.__enter__()

@@ -28,6 +28,11 @@ BoolMask = npt.NDArray[np.bool_]
 NEAR_SHARE = 1 / 16
 """A level within this share of the range of its lowest or highest level counts as that level."""
 
+INVERTED_DENSITY = 0.6
+"""More vessel than this is no vessel tree: dense capillary labels reach 0.45."""
+PHOTOGRAPH_SHARE = 0.25
+"""More in-between pixels than this is no mask: fine anti-aliased ones stay below 0.1."""
+
 _GREY_REMEDY = "save masks as PNG with two values; never as JPEG, never scaled with smoothing"
 
 
@@ -150,6 +155,22 @@ def judge_mask(
         )
     grey = describe_grey(path, reading) if strict else None
     return [*problems, grey] if grey else problems
+
+
+def judge_example(
+    path: Path, reading: MaskReading, image_size: tuple[int, int] | None = None
+) -> list[Problem]:
+    """Return what is wrong with a mask that is learnt from: a few decide all that follows."""
+    problems = judge_mask(path, reading, image_size)
+    if reading.ambiguous_share > PHOTOGRAPH_SHARE:
+        detail = f"{reading.ambiguous_share:.0%} of its pixels are neither vessel nor background"
+        remedy = "this looks like an image; are images/ and masks/ exchanged?"
+        problems.append(Problem(path=path, kind="grey", detail=detail, remedy=remedy))
+    elif reading.density > INVERTED_DENSITY and not reading.full:
+        detail = f"{reading.density:.0%} of its pixels are vessel"
+        remedy = "is it inverted? vessels are the bright value"
+        problems.append(Problem(path=path, kind="inverted", detail=detail, remedy=remedy))
+    return problems
 
 
 def encode_mask(mask: BoolMask) -> bytes:

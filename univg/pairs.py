@@ -17,6 +17,7 @@ from univg.files import sha256_of_file
 from univg.images import ImageArray, PictureError, list_pictures, read_image
 from univg.manifest import MANIFEST_NAME, iterate_rows
 from univg.masks import MaskReading, inspect_mask, judge_mask
+from univg.run_folder import require_joined
 
 DEFAULT_SUFFIXES: tuple[str, ...] = (
     *("_training_mask", "_test_mask", "_manual1", "_training", "_test", "_1stHO", "_1st_manual"),
@@ -191,6 +192,7 @@ def find_pairs(
 ) -> tuple[PairFolder, list[Problem]]:
     """Return the pairs of `folder` and what is wrong with names, presence and checksums."""
     _require_folder(folder)
+    require_joined(folder)
     if (folder / MANIFEST_NAME).exists():
         return _pairs_of_manifest(folder, verify)
     images, masks = _list_both(folder)
@@ -209,6 +211,7 @@ def find_pairs(
 def find_masks(folder: Path) -> list[Path]:
     """Return the masks of `folder`, sorted: those its manifest names, in `masks/`, or in itself."""
     _require_folder(folder)
+    require_joined(folder)
     if (folder / MANIFEST_NAME).exists():
         named = [row["mask"] for row in iterate_rows(folder) if row.get("mask")]
         problems: list[Problem] = []

@@ -1,41 +1,78 @@
 """The steps of `univg run`, each a command of univg with the settings that the recipe means.
 
-In: a chain, a recipe. Out: the steps, done. Stages are called through their `run`, as a user would.
+In: a recipe. Out: its steps, in order; done by a chain. Stages are called through their `run`, as a
+user would.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from univg.recipe import ENGINE_PRESETS, SEGMENT_PRESETS, Recipe
+from univg.errors import ConfigError, DataError
+from univg.modalities import find_modality
+from univg.recipe import ENGINE_PRESETS, SEGMENT_PRESETS, Recipe, resolve
 from univg.recipe_steps import Chain, Step
 
 Folders = Mapping[str, Path]
-CARD_NAME = "card.yaml"
+ALONE, BOTH = "shots alone", "shots and pairs"
+"""The two ways to train a segmenter, as tables call them."""
 
 
 def do_steps(chain: Chain, asked: Recipe) -> None:
     """Do all steps of `asked`."""
-    if asked.fit_card:
-        chain.do(fit_card(asked))
-    chain.do(grow_masks(asked))
-    if asked.mask_engine == "diffusion":
-        chain.do(train_mask_engine(asked))
-        chain.do(draw_masks(asked))
+    steps = make_steps(asked)
+    chain.total = len(steps)
+    for step in steps:
+        chain.do(step)
+
+
+def make_steps(asked: Recipe) -> list[Step]:
+    """Return the steps of `asked` in the order in which they are done."""
+    asked = resolve(asked)
+    drawn = asked.mask_engine == "diffusion"
+    steps: list[Step] = []
+    if not drawn or asked.pseudo_masks:
+        if asked.fit_card:
+            steps.append(fit_card(asked))
+        steps.append(grow_masks(asked))
+    if drawn:
+        if asked.pseudo_masks:
+            steps.append(train_on_grown(asked))
+        steps += [train_mask_engine(asked), draw_masks(asked)]
     if asked.image_engine == "diffusion":
         if asked.unlabelled is not None:
-            chain.do(train_look(asked))
-        chain.do(train_image_engine(asked))
-    chain.do(make_pairs(asked))
-    chain.do(gate_pairs(asked))
-    for name in ("alone", "both"):
-        chain.do(fit_segmenter(asked, name))
+            steps.append(train_look(asked))
+        steps.append(train_image_engine(asked))
+    steps += [make_pairs(asked), gate_pairs(asked)]
+    endings = list_endings(asked)
+    for ending, network in endings.items():
+        steps += [fit_segmenter(asked, name, network, ending) for name in ("alone", "both")]
     if asked.test is not None:
-        for name in ("alone", "both"):
-            chain.do(predict_test(asked, name))
-        chain.do(evaluate_test(asked))
+        for ending, network in endings.items():
+            steps += [predict_test(asked, name, network, ending) for name in ("alone", "both")]
+            steps.append(evaluate_test(asked, network, ending))
+    return steps
+
+
+def list_endings(asked: Recipe) -> dict[str, str | None]:
+    """Return the networks by what is added to the names of their steps; nothing for the first."""
+    endings: dict[str, str | None] = {}
+    for network in asked.network or (None,):
+        ending = f"-{re.sub('[^A-Za-z0-9]+', '-', network)}" if network and endings else ""
+        if ending in endings:
+            raise ConfigError(f"network names {network} and one that is spelled nearly so: say one")
+        endings[ending] = network
+    return endings
+
+
+def name_network(asked: Recipe, network: str | None) -> str:
+    """Return the name of a network, that of the preset where none is asked for."""
+    from univg.segment.presets import PRESETS
+
+    return network or str(PRESETS[SEGMENT_PRESETS[asked.preset]]["network"])
 
 
 def fit_card(asked: Recipe) -> Step:
@@ -44,57 +81,85 @@ def fit_card(asked: Recipe) -> Step:
     def work(folder: Path, _: Folders) -> None:
         from univg.sca.fit import Fit, run
 
-        run(Fit(real=asked.shots, out=folder / CARD_NAME, like=asked.modality, seed=asked.seed,
-                overwrite=True, workers=asked.workers))  # fmt: skip
+        run(Fit(real=asked.shots, out=folder / _card_name(asked), like=asked.modality,
+                seed=asked.seed, overwrite=True, workers=asked.workers))  # fmt: skip
 
     values = {"modality": _modality(asked), "seed": asked.seed}
-    return Step(name="card", settings=values, inputs=[asked.shots / "masks"], work=work)
+    return Step(
+        name="card", words="growth of masks fitted to the shots", settings=values,
+        inputs=_masks_of(asked.shots), work=work,
+    )  # fmt: skip
 
 
 def grow_masks(asked: Recipe) -> Step:
     """Masks led by those of the shots."""
+    count = asked.pseudo_masks or asked.pairs or 1
 
     def work(folder: Path, done: Folders) -> None:
         from univg.masks import read_mask
         from univg.pairs import find_masks
         from univg.sca.synth import Synth, run
 
-        card = str(done["card"] / CARD_NAME) if "card" in done else asked.modality
+        card = str(done["card"] / _card_name(asked)) if "card" in done else asked.modality
         height, width = read_mask(find_masks(asked.shots)[0]).shape
-        run(Synth(out=folder / "masks", modality=(card,), count=asked.pairs, seed=asked.seed,
+        run(Synth(out=folder / "masks", modality=(card,), count=count, seed=asked.seed,
                   size=(height, width), real=asked.shots, workers=asked.workers))  # fmt: skip
 
-    values = {"modality": _modality(asked), "pairs": asked.pairs, "seed": asked.seed}
+    values = {"modality": _modality(asked), "count": count, "seed": asked.seed}
     after = ["card"] if asked.fit_card else []
     return Step(
-        name="grown", settings=values, inputs=[asked.shots / "masks"], after=after, work=work
-    )
+        name="grown", words=f"{count} masks led by the shots", settings=values,
+        inputs=_masks_of(asked.shots), after=after, work=work,
+    )  # fmt: skip
+
+
+def train_on_grown(asked: Recipe) -> Step:
+    """A LoRA on grown masks, for a base that knows no masks."""
+
+    def work(folder: Path, done: Folders) -> None:
+        from univg.train.masks import TrainMasks, run
+
+        run(TrainMasks(out=folder / "run", data=(done["grown"] / "masks",),
+                       max_steps=asked.pretrain_steps, **_engine(asked)))  # fmt: skip
+
+    values = {**_engine_values(asked), "steps": asked.pretrain_steps}
+    return Step(
+        name="mask-pretraining", words=f"LoRA of {asked.base} on grown masks", settings=values,
+        inputs=_base_of(asked), after=["grown"], work=work,
+    )  # fmt: skip
 
 
 def train_mask_engine(asked: Recipe) -> Step:
     """A LoHa on the shots' masks."""
 
-    def work(folder: Path, _: Folders) -> None:
+    def work(folder: Path, done: Folders) -> None:
         from univg.train.adapt_masks import AdaptMasks, run
 
+        under = [done[name] / "run" / "adapter.safetensors" for name in after]
         run(AdaptMasks(out=folder / "run", shots=asked.shots, max_steps=asked.mask_steps,
-                       **_engine(asked)))  # fmt: skip
+                       adapter=tuple(map(str, under)), **_engine(asked)))  # fmt: skip
 
-    values = {**_engine(asked), "steps": asked.mask_steps}
-    return Step(name="mask-engine", settings=values, inputs=[asked.shots / "masks"], work=work)
+    after = ["mask-pretraining"] if asked.pseudo_masks else []
+    values = {**_engine_values(asked), "steps": asked.mask_steps}
+    return Step(
+        name="mask-engine", words=f"LoHa of {asked.base} on the shots' masks", settings=values,
+        inputs=[*_masks_of(asked.shots), *_base_of(asked)], after=after, work=work,
+    )  # fmt: skip
 
 
 def draw_masks(asked: Recipe) -> Step:
     """Masks from the adapted engine."""
+    count = asked.pairs or 1
 
     def work(folder: Path, done: Folders) -> None:
         from univg.generate.masks import Masks, run
 
         run(Masks(out=folder / "masks", engine_dir=done["mask-engine"] / "run",
-                  count=asked.pairs, seed=asked.seed))  # fmt: skip
+                  count=count, seed=asked.seed))  # fmt: skip
 
-    values = {"pairs": asked.pairs, "seed": asked.seed}
-    return Step(name="masks", settings=values, after=["mask-engine"], work=work)
+    values = {"pairs": count, "seed": asked.seed}
+    words = f"{count} masks drawn"
+    return Step(name="masks", words=words, settings=values, after=["mask-engine"], work=work)
 
 
 def train_look(asked: Recipe) -> Step:
@@ -105,9 +170,14 @@ def train_look(asked: Recipe) -> Step:
     def work(folder: Path, _: Folders) -> None:
         from univg.train.images import TrainImages, run
 
-        run(TrainImages(out=folder / "run", data=(unlabelled,), **_engine(asked)))
+        run(TrainImages(out=folder / "run", data=(unlabelled,), max_steps=asked.pretrain_steps,
+                        **_engine(asked)))  # fmt: skip
 
-    return Step(name="look", settings=_engine(asked), inputs=[unlabelled], work=work)
+    values = {**_engine_values(asked), "steps": asked.pretrain_steps}
+    return Step(
+        name="look", words=f"UNet of {asked.base} on unlabelled images", settings=values,
+        inputs=[unlabelled, *_base_of(asked)], work=work,
+    )  # fmt: skip
 
 
 def train_image_engine(asked: Recipe) -> Step:
@@ -119,15 +189,15 @@ def train_image_engine(asked: Recipe) -> Step:
         values = _engine(asked)
         if "look" in done:
             values |= {"base": str(done["look"] / "run" / "base"), "from_": _control_of(asked)}
-        run(
-            AdaptImages(
-                out=folder / "run", shots=asked.shots, max_steps=asked.image_steps, **values
-            )
-        )
+        run(AdaptImages(out=folder / "run", shots=asked.shots, max_steps=asked.image_steps,
+                        **values))  # fmt: skip
 
-    values = {**_engine(asked), "steps": asked.image_steps}
+    values = {**_engine_values(asked), "steps": asked.image_steps}
     after = ["look"] if asked.unlabelled is not None else []
-    return Step(name="image-engine", settings=values, inputs=[asked.shots], after=after, work=work)
+    return Step(
+        name="image-engine", words="ControlNet on the shots", settings=values,
+        inputs=[asked.shots, *_base_of(asked)], after=after, work=work,
+    )  # fmt: skip
 
 
 def make_pairs(asked: Recipe) -> Step:
@@ -145,10 +215,13 @@ def make_pairs(asked: Recipe) -> Step:
         run(Images(masks=done[masks] / "masks", out=folder / "pairs", seed=asked.seed,
                    workers=asked.workers, **values))  # fmt: skip
 
-    settings = {"engine": asked.image_engine, "modality": _modality(asked), "seed": asked.seed}
+    values = {"engine": asked.image_engine, "modality": _modality(asked), "seed": asked.seed}
     after = [masks, *(["image-engine"] if asked.image_engine == "diffusion" else [])]
     inputs = [asked.shots] if asked.image_engine == "composite" else []
-    return Step(name="pairs", settings=settings, inputs=inputs, after=after, work=work)
+    return Step(
+        name="pairs", words=f"{asked.pairs} pairs, {asked.image_engine}", settings=values,
+        inputs=inputs, after=after, work=work,
+    )  # fmt: skip
 
 
 def gate_pairs(asked: Recipe) -> Step:
@@ -161,13 +234,20 @@ def gate_pairs(asked: Recipe) -> Step:
         found = run(Check(pairs=pairs, shots=asked.shots, scores=folder / "quality",
                           keep=asked.keep, attach=False, workers=asked.workers,
                           out=folder / "kept" if asked.keep else None))  # fmt: skip
+        if not found.kept:
+            raise DataError(
+                f"keep is {asked.keep!r}: none of {len(found.rows)} pairs is left; see "
+                f"{folder / 'quality' / 'report.html'} and ask for less"
+            )
         return {"pairs": len(found.rows), "kept": len(found.kept), "dropped_by": found.dropped_by()}
 
-    values = {"keep": asked.keep}
-    return Step(name="gate", settings=values, inputs=[asked.shots], after=["pairs"], work=work)
+    return Step(
+        name="gate", words="every pair measured", settings={"keep": asked.keep},
+        inputs=[asked.shots], after=["pairs"], work=work,
+    )  # fmt: skip
 
 
-def fit_segmenter(asked: Recipe, name: str) -> Step:
+def fit_segmenter(asked: Recipe, name: str, network: str | None, ending: str) -> Step:
     """A segmenter on the shots, `alone` or with the pairs (`both`)."""
 
     def work(folder: Path, done: Folders) -> None:
@@ -177,54 +257,79 @@ def fit_segmenter(asked: Recipe, name: str) -> Step:
         if name == "both":
             synthetic = (done["gate"] / "kept" if asked.keep else done["pairs"] / "pairs",)
         values: dict[str, Any] = {"preset": SEGMENT_PRESETS[asked.preset], "seed": asked.seed}
-        run(Fit(out=folder / "run", shots=asked.shots, synthetic=synthetic,
-                network=asked.network, max_steps=asked.segment_steps, **values))  # fmt: skip
+        run(Fit(out=folder / "run", shots=asked.shots, synthetic=synthetic, network=network,
+                max_steps=asked.segment_steps, **values))  # fmt: skip
 
-    values = {"preset": asked.preset, "network": asked.network, "steps": asked.segment_steps,
+    values = {"preset": asked.preset, "network": network, "steps": asked.segment_steps,
               "seed": asked.seed}  # fmt: skip
-    after = ["pairs", "gate"] if name == "both" else []
-    return Step(name=name, settings=values, inputs=[asked.shots], after=after, work=work)
+    what = "the shots alone" if name == "alone" else "shots and pairs"
+    return Step(
+        name=name + ending, kind=name, words=f"{name_network(asked, network)} on {what}",
+        settings=values, inputs=[asked.shots], after=["pairs", "gate"] if name == "both" else [],
+        work=work,
+    )  # fmt: skip
 
 
-def predict_test(asked: Recipe, name: str) -> Step:
+def predict_test(asked: Recipe, name: str, network: str | None, ending: str) -> Step:
     """What a segmenter finds in the test images."""
     assert asked.test is not None
-    test = asked.test
+    test, model = asked.test, name + ending
 
     def work(folder: Path, done: Folders) -> None:
         from univg.segment.predict import Predict, run
 
-        run(Predict(model=done[name] / "run", images=test, out=folder / "found"))
+        # A user's own network is run because the user named it, not because a file does.
+        own = network if network and ":" in network and not network.startswith("monai:") else None
+        run(Predict(model=done[model] / "run", images=test, out=folder / "found", network=own))
 
-    return Step(name=f"found-{name}", inputs=[test], after=[name], work=work)
+    return Step(
+        name=f"found-{model}", kind=f"found-{name}", words="vessels found in the test images",
+        inputs=[test], after=[model], work=work,
+    )  # fmt: skip
 
 
-def evaluate_test(asked: Recipe) -> Step:
+def evaluate_test(asked: Recipe, network: str | None, ending: str) -> Step:
     """Both segmenters measured on the test set, with a paired test."""
     assert asked.test is not None
-    test = asked.test
+    test, both, alone = asked.test, f"found-both{ending}", f"found-alone{ending}"
 
     def work(folder: Path, done: Folders) -> dict[str, Any]:
         from univg.segment.evaluate import Evaluate, run
 
-        found: Any = run(
+        found = run(
             Evaluate(
                 truth=test,
-                predicted=done["found-both"] / "found",
-                against=done["found-alone"] / "found",
-                name="shots and pairs",
-                against_name="shots alone",
+                predicted=done[both] / "found",
+                against=done[alone] / "found",
+                name=BOTH,
+                against_name=ALONE,
                 out=folder / "evaluation",
                 fov="inside" if (test / "fov").is_dir() else "whole",
                 workers=asked.workers,
             )
         )
-        return {
+        facts: dict[str, Any] = {
             method: {metric: each.mean for metric, each in summaries.items()}
             for method, summaries in found.summaries.items()
         }
+        facts["shown"] = {
+            method: {
+                found.metrics[metric].heading: found.metrics[metric].show_spread(each.mean, each.sd)
+                for metric, each in summaries.items()
+            }
+            for method, summaries in found.summaries.items()
+        }
+        facts["difference"] = {
+            metric: {"mean": each.difference, "low": each.low, "high": each.high,
+                     "p": found.corrected[metric]}
+            for metric, each in found.tests.items()
+        }  # fmt: skip
+        return {**facts, "images": len(found.measured)}
 
-    return Step(name="test", inputs=[test], after=["found-alone", "found-both"], work=work)
+    return Step(
+        name=f"test{ending}", kind="test", inputs=[test], after=[alone, both], work=work,
+        words=f"{name_network(asked, network)}: both measured on the test set", algorithm=2,
+    )  # fmt: skip
 
 
 def _engine(asked: Recipe) -> dict[str, Any]:
@@ -236,9 +341,33 @@ def _engine(asked: Recipe) -> dict[str, Any]:
     }
 
 
+def _engine_values(asked: Recipe) -> dict[str, Any]:
+    """Return what decides an engine, wherever base and card lie."""
+    values = {**_engine(asked), "modality": _modality(asked)}
+    return {name: value for name, value in values.items() if name != "base"}
+
+
+def _base_of(asked: Recipe) -> list[Path]:
+    """Return the files of the base: it is known by its content."""
+    from univg.sd_source import find_base
+
+    return [find_base(asked.base).path]
+
+
 def _control_of(asked: Recipe) -> str:
     """Return the ControlNet to start from where the base has been trained on."""
     return "nano" if asked.base == "nano" else "unet"
+
+
+def _masks_of(shots: Path) -> list[Path]:
+    from univg.pairs import find_masks
+
+    return find_masks(shots)
+
+
+def _card_name(asked: Recipe) -> str:
+    """Return the file of the fitted card; the modality keeps its name."""
+    return f"{find_modality(asked.modality).name}.yaml"
 
 
 def _modality(asked: Recipe) -> Any:

@@ -1,21 +1,22 @@
 """What must hold of the shots before a recipe begins: hours of work stand on five files.
 
-In: folders of shots and of a test set, a modality. Out: nothing, or one report of all that is
-wrong.
+In: folders of shots, of a test set, of unlabelled images, a modality. Out: nothing, or one report
+of all that is wrong.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from univg.errors import DataError, Problem, ProblemReport
-from univg.files import sha256_of_file
-from univg.images import ImageArray, read_image
-from univg.masks import BoolMask, read_mask
+from univg.files import sha256_hex, sha256_of_file
+from univg.images import ImageArray
+from univg.masks import BoolMask, judge_example
 from univg.modalities import find_modality
-from univg.pairs import Pair, check_pairs, open_pairs
+from univg.pairs import PairFacts, find_pairs, read_pair
 
 BRIGHT = {"octa"}
 DARK = {"fundus", "oct", "coronary", "brain"}
@@ -26,38 +27,52 @@ COLOUR_LEVELS = 12.0
 RING_PX = 4
 
 
-def check_shots(folder: Path, wanted: int, modality: str, test: Path | None) -> None:
-    """Refuse shots, or a test set, that nothing good can come of."""
-    problems = check_pairs(folder)
-    if problems:
-        raise ProblemReport(problems, f"{folder}: shots that cannot be used")
-    pairs = open_pairs(folder).pairs
-    if len(pairs) != wanted:
-        raise DataError(
-            f"{folder}: holds {len(pairs)} annotated images, and {wanted} are expected; add some, "
-            f"choose some, or say --wanted {len(pairs)}"
-        )
+def check_shots(folder: Path, wanted: int, modality: str, test: Path | None) -> dict[str, Path]:
+    """Refuse shots, or a test set, that nothing good can come of.
+
+    Returns the test images by the checksum of their files.
+    """
     name = find_modality(modality).name
-    for pair in pairs:
-        problems += judge_shot(pair, name)
+    found, problems = find_pairs(folder, verify=True)
+    doubts: list[Problem] = []
+    prints: dict[str, Path] = {}
+    for pair in found.pairs:
+        wrong, facts = read_pair(pair)
+        problems += wrong
+        if facts is None or wrong:
+            continue
+        doubts += judge_shot(facts, name)
+        first = prints.setdefault(print_of(facts.image), pair.image)
+        if first != pair.image:
+            detail, remedy = f"is the same picture as {first.name}", "shots must differ"
+            doubts.append(Problem(path=pair.image, kind="duplicate", detail=detail, remedy=remedy))
     if problems:
-        raise ProblemReport(problems, f"{folder}: shots that cannot be right")
-    if test is not None:
-        _check_test(pairs, test)
+        raise ProblemReport([*problems, *doubts], f"{folder}: shots that cannot be used")
+    if len(found.pairs) != wanted:
+        count = len(found.pairs)
+        raise DataError(
+            f"{folder}: holds {count} annotated images, and {wanted} are expected; add some, "
+            f"choose some, or say --wanted {count}"
+        )
+    if doubts:
+        raise ProblemReport(doubts, f"{folder}: shots that cannot be right")
+    return {} if test is None else _check_test(prints, folder, test)
 
 
-def judge_shot(pair: Pair, modality: str) -> list[Problem]:
+def judge_shot(facts: PairFacts, modality: str) -> list[Problem]:
     """Return what makes a shot, whose files can be read, implausible."""
-    image = read_image(pair.image)
+    pair, image = facts.pair, facts.image
     if len(np.unique(image)) <= 2:
         remedy = "are images/ and masks/ swapped?"
         return [Problem(path=pair.image, kind="swapped", detail="has two levels", remedy=remedy)]
-    problems = []
+    problems = judge_example(pair.mask, facts.reading)
+    if problems:
+        return problems
     remedy = f"is it {modality}? see --modality"
-    if modality in GREY and is_coloured(image):
+    if modality in GREY and has_colour(image):
         detail = f"is in colour, and {modality} images are grey"
         problems.append(Problem(path=pair.image, kind="modality", detail=detail, remedy=remedy))
-    contrast = vessel_contrast(image, read_mask(pair.mask))
+    contrast = vessel_contrast(image, facts.reading.mask)
     if (modality in DARK and contrast > 0) or (modality in BRIGHT and contrast < 0):
         found, usual = ("brighter", "darker") if contrast > 0 else ("darker", "brighter")
         detail = f"has vessels {found} than what is beside them; those of {modality} are {usual}"
@@ -65,7 +80,32 @@ def judge_shot(pair: Pair, modality: str) -> list[Problem]:
     return problems
 
 
-def is_coloured(image: ImageArray) -> bool:
+def check_unlabelled(folder: Path, shots: Path, test: Path | None) -> None:
+    """Refuse a folder of unlabelled images that is that of the shots, or of the test set."""
+    _refuse_same(folder, shots, "the shots", "unlabelled images are others")
+    if test is not None:
+        _refuse_same(folder, test, "the test set", "nothing may be trained on it")
+
+
+def check_leaks(folder: Path, sums: Mapping[Path, str], tests: Mapping[str, Path]) -> None:
+    """Refuse unlabelled images, with the checksums of their files, that are among the tests."""
+    remedy = "take it out of one of the two"
+    problems = [
+        Problem(path=path, kind="leak", detail=f"is the test image {tests[digest].name}",
+                remedy=remedy)
+        for path, digest in sums.items() if digest in tests
+    ]  # fmt: skip
+    if problems:
+        raise ProblemReport(problems, f"{folder}: unlabelled images that are test images")
+
+
+def print_of(image: ImageArray) -> str:
+    """Return a checksum of the pixels, the same for a copy in another format."""
+    head = f"{image.shape} {image.dtype}\0".encode()
+    return sha256_hex(head + np.ascontiguousarray(image).tobytes())
+
+
+def has_colour(image: ImageArray) -> bool:
     """Whether a picture is more than a tinted grey one."""
     if image.ndim == 2:
         return False
@@ -87,14 +127,30 @@ def vessel_contrast(image: ImageArray, mask: BoolMask) -> float:
     return float((np.median(grey[mask]) - np.median(grey[ring])) / max(float(grey.std()), 1e-6))
 
 
-def _check_test(shots: tuple[Pair, ...], test: Path) -> None:
+def _check_test(shots: Mapping[str, Path], folder: Path, test: Path) -> dict[str, Path]:
     """Refuse a test set that cannot be read, or that holds one of the shots."""
-    problems = check_pairs(test)
-    sums = {sha256_of_file(pair.image): pair for pair in shots}
-    for pair in open_pairs(test).pairs:
-        shot = sums.get(sha256_of_file(pair.image))
+    _refuse_same(test, folder, "the shots", "a test set is of other images")
+    found, problems = find_pairs(test, verify=True)
+    if not found.pairs and not problems:
+        raise DataError(f"{test}: holds no pair of image and mask; check the path")
+    sums: dict[str, Path] = {}
+    for pair in found.pairs:
+        wrong, facts = read_pair(pair)
+        # Without any vessel a test image is one all the same: evaluation has a rule for it.
+        problems += [problem for problem in wrong if problem.kind != "empty"]
+        if facts is None:
+            continue
+        sums[sha256_of_file(pair.image)] = pair.image
+        shot = shots.get(print_of(facts.image))
         if shot is not None:
-            detail, remedy = f"is the shot {shot.image.name}", "take it out of one of the two"
+            detail, remedy = f"is the shot {shot.name}", "take it out of one of the two"
             problems.append(Problem(path=pair.image, kind="leak", detail=detail, remedy=remedy))
     if problems:
         raise ProblemReport(problems, f"{test}: a test set that cannot be used")
+    return sums
+
+
+def _refuse_same(folder: Path, other: Path, what: str, why: str) -> None:
+    places = {other.resolve(), (other / "images").resolve()}
+    if folder.resolve() in places or (folder / "images").resolve() in places:
+        raise DataError(f"{folder}: is the folder of {what}; {why}")

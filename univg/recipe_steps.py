@@ -16,11 +16,14 @@ from typing import Any
 
 from univg import __version__
 from univg.config import to_plain
-from univg.errors import UserError
+from univg.errors import DataError, Problem, ProblemReport, UserError
 from univg.files import make_folder, sha256_hex, sha256_of_file, write_atomic
 
 DONE = "done.json"
 KEY_DIGITS = 12
+
+HashFiles = Callable[[Sequence[Path]], tuple[Mapping[Path, str], Sequence[Problem]]]
+"""Gives the checksums of files, and what is wrong with those that cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,10 @@ class Step:
     """One step of a recipe."""
 
     name: str
+    words: str = ""
+    """What it does, for people."""
+    kind: str = ""
+    """Begins the name of its folder; default: `name`. Steps of one kind differ by settings."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """All values that decide what comes out, plain."""
     inputs: Sequence[Path] = ()
@@ -52,27 +59,42 @@ class Result:
     facts: Mapping[str, Any]
 
 
+def hash_each(paths: Sequence[Path]) -> tuple[dict[Path, str], list[Problem]]:
+    """Read all of `paths`; one that remembers is faster where there are thousands."""
+    return {path: sha256_of_file(path) for path in paths}, []
+
+
 class Chain:
     """Steps, done in the order in which they are given."""
 
-    def __init__(self, out: Path, say: Callable[[str], None] = print) -> None:
-        self.out, self.say = out, say
+    def __init__(
+        self,
+        out: Path,
+        say: Callable[[str], None] = print,
+        total: int = 0,
+        hash_files: HashFiles = hash_each,
+    ) -> None:
+        self.out, self.say, self.total, self.hash_files = out, say, total, hash_files
         self.results: dict[str, Result] = {}
+        self._contents: dict[Path, str] = {}
 
     def do(self, step: Step) -> Result:
         """Do `step`, unless it is done; return where its result is."""
         missing = [name for name in step.after if name not in self.results]
-        if missing:
-            raise AssertionError(f"step {step.name} is to follow {missing}, which are not done")
+        if missing or step.name in self.results:
+            raise AssertionError(f"step {step.name}: not after {missing}, and only once")
         key = self.key_of(step)
-        folder = self.out / "steps" / f"{step.name}-{key}"
+        folder = self.out / "steps" / f"{step.kind or step.name}-{key}"
+        number = len(self.results) + 1
+        lead = f"Step {number} of {max(self.total, number)}, {step.name}"
         found = read_done(folder)
+        skipped = found is not None
         if found is None:
+            self.say(f"{lead}: {step.words or 'begins'}, in {folder}")
             found = self._work(step, folder, key)
-            skipped = False
+            self.say(f"{lead}: done in {found['seconds']:.0f} s")
         else:
-            skipped = True
-            self.say(f"{step.name}: done before, in {folder}")
+            self.say(f"{lead}: done before, in {folder}")
         result = Result(
             name=step.name,
             folder=folder,
@@ -89,16 +111,22 @@ class Chain:
         decides = {
             "version": __version__,
             "algorithm": step.algorithm,
-            "name": step.name,
+            "name": step.kind or step.name,
             "settings": to_plain(dict(step.settings)),
-            "inputs": [hash_content(path) for path in step.inputs],
-            "after": {name: self.results[name].key for name in step.after},
+            "inputs": [self._content_of(path) for path in step.inputs],
+            # Not by name: with a second network, a step of the same kind goes by another one.
+            "after": [self.results[name].key for name in step.after],
         }
         text = json.dumps(decides, sort_keys=True, default=str)
         return sha256_hex(text.encode())[:KEY_DIGITS]
 
+    def _content_of(self, path: Path) -> str:
+        """Return the checksum of an input, as it was when the chain first came to it."""
+        if path not in self._contents:
+            self._contents[path] = hash_content(path, self.hash_files)
+        return self._contents[path]
+
     def _work(self, step: Step, folder: Path, key: str) -> dict[str, Any]:
-        self.say(f"{step.name}: {folder}")
         make_folder(folder)
         earlier = read_seconds(folder)
         start = time.monotonic()
@@ -132,16 +160,28 @@ def read_seconds(folder: Path) -> float:
         return 0.0
 
 
-def hash_content(path: Path) -> str:
+def hash_content(path: Path, hash_files: HashFiles = hash_each) -> str:
     """Return a checksum of a file, or of all files below a folder with their names.
 
     Hidden files and temporary ones do not count; where the folder lies does not, either.
     """
     if path.is_file():
-        return sha256_of_file(path)
+        return _hash_all([path], path.parent, hash_files)[path]
+    if not path.is_dir():
+        raise DataError(f"{path}: does not exist; check the path")
     files = sorted(p for p in path.rglob("*") if p.is_file() and not _is_hidden(p, path))
-    lines = [f"{sha256_of_file(p)} {p.relative_to(path).as_posix()}" for p in files]
+    sums = _hash_all(files, path, hash_files)
+    lines = [f"{sums[p]} {p.relative_to(path).as_posix()}" for p in files]
     return sha256_hex("\n".join(lines).encode())
+
+
+def _hash_all(files: Sequence[Path], folder: Path, hash_files: HashFiles) -> dict[Path, str]:
+    # Pictures of no bytes are refused, other files (notes, marks) may be empty.
+    sums = {path: sha256_hex(b"") for path in files if not path.stat().st_size}
+    found, problems = hash_files([path for path in files if path not in sums])
+    if problems:
+        raise ProblemReport(problems, f"{folder}: files that cannot be read")
+    return {**sums, **found}
 
 
 def _is_hidden(path: Path, root: Path) -> bool:

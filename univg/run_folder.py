@@ -17,7 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from univg.errors import DataError, ResumeError
+import numpy as np
+import numpy.typing as npt
+
+from univg.errors import DataError
 from univg.files import (
     make_folder,
     remove_temporaries,
@@ -36,6 +39,9 @@ from univg.manifest import (
     sort_rows,
 )
 from univg.progress import show_progress
+
+PARTS, PLAN_NAME = "parts", "plan.json"
+"""Where shards keep their rows until they are joined, and how the run was cut."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,31 @@ class Maker(abc.ABC):
         return {**head, **self.names_of(made.index), **made.row}
 
 
+class Tasks(Sequence[list[int]]):
+    """The portions in which indices are made: a block, or a few single ones. Cut when asked for."""
+
+    def __init__(self, indices: Sequence[int] | npt.NDArray[np.int64], maker: Maker) -> None:
+        self.indices = indices
+        self.edges: Sequence[int] | npt.NDArray[np.int64]
+        """Where tasks begin, and where the last one ends."""
+        if maker.block <= 1 or not len(indices):
+            self.edges = range(0, len(indices) + maker.chunk, maker.chunk)
+        else:
+            blocks = np.asarray(indices, np.int64) // maker.block
+            changes = np.flatnonzero(np.diff(blocks)) + 1
+            self.edges = np.concatenate([[0], changes, [len(indices)]])
+
+    def __len__(self) -> int:
+        return len(self.edges) - 1
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[k] for k in range(*number.indices(len(self)))]
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        return [int(k) for k in self.indices[self.edges[number] : self.edges[number + 1]]]
+
+
 class Executor(Protocol):
     """Makes and writes tasks (lists of indices) somewhere; yields what is written, in order."""
 
@@ -157,35 +188,41 @@ def fill_folder(
     from univg.files import write_atomic
 
     filled, start = Filled(), time.perf_counter()
+    identity = maker.identity()  # may load an engine: before anything is made or locked
     make_folder(folder)
     with lock_folder(folder):
-        claim_folder(folder, maker.identity())
-        if (folder / "parts").is_dir():
-            raise ResumeError(f"{folder}: holds shards; join them by `univg generate merge` first")
+        claim_folder(folder, identity)
+        require_joined(folder)
         if config:
             write_atomic(folder / "config.yaml", config)
         tidy(maker, folder)
-        todo = begin(maker, folder, wanted, filled)
+        todo, in_order = begin(maker, folder, wanted, filled)
         with ManifestWriter(folder) as manifest:
             append_all(maker, folder, todo, len(wanted), executor, manifest, filled)
-        if todo and (wanted[0] > 0 or filled.skipped):
+        if not in_order:
             sort_rows(folder, "index")  # earlier runs may have made later items
         tidy(maker, folder)
     filled.wall_s = time.perf_counter() - start
     return filled
 
 
+def require_joined(folder: Path) -> None:
+    """Refuse a folder of shards that nobody has joined: its files are not a set yet."""
+    if (folder / PARTS / PLAN_NAME).is_file():
+        raise DataError(f"{folder}: holds shards; join them by `univg generate merge` first")
+
+
 def append_all(
     maker: Maker,
     folder: Path,
-    todo: Sequence[int],
+    todo: Sequence[int] | npt.NDArray[np.int64],
     total: int,
     executor: Executor,
     manifest: ManifestWriter,
     filled: Filled,
 ) -> None:
     """Have `todo` of `total` items made and written; append their rows in order."""
-    tasks = cut_tasks(todo, maker)
+    tasks = Tasks(todo, maker)
     with show_progress(total, maker.label, maker.unit, total - len(todo)) as progress:
         for written in executor.run(maker, folder, tasks):
             manifest.append(written.rows)
@@ -199,18 +236,27 @@ def begin(
     wanted: Sequence[int],
     filled: Filled,
     rows_in: Path | None = None,
-) -> list[int]:
-    """Restore what an earlier run lost; return the indices still to make.
+) -> tuple[Sequence[int] | npt.NDArray[np.int64], bool]:
+    """Restore what an earlier run lost; return the indices still to make, ascending.
 
-    The finished ones stand in the manifest of `rows_in`, default `folder`.
+    The finished ones stand in the manifest of `rows_in`, default `folder`. Also returned: whether
+    its rows will be in order once those of the indices are appended.
     """
-    rows = read_finished(maker, rows_in or folder)
-    todo = [index for index in wanted if index not in rows]
-    there = [index for index in wanted if index in rows]
-    lost = [index for index in there if not is_whole(maker, folder, index, rows[index])]
-    filled.skipped += len(there) - len(lost)
+    rows, in_order = read_finished(maker, rows_in or folder)
+    if not rows:
+        return wanted, True
+    todo = np.fromiter((index for index in wanted if index not in rows), np.int64)
+    there = len(wanted) - len(todo)
+    lost = []
+    with show_progress(there, f"{maker.label}: looking at what is there", maker.unit) as progress:
+        for index in wanted:
+            if index in rows:
+                if not is_whole(maker, folder, index, rows[index]):
+                    lost.append(index)
+                progress.advance()
+    filled.skipped += there - len(lost)
     restore(maker, folder, lost, rows, filled)
-    return todo
+    return todo, in_order and (not len(todo) or max(rows) < int(todo[0]))
 
 
 def tidy(maker: Maker, folder: Path) -> None:
@@ -220,30 +266,21 @@ def tidy(maker: Maker, folder: Path) -> None:
         remove_temporaries(make_folder(folder / name))
 
 
-def cut_tasks(indices: Sequence[int], maker: Maker) -> list[list[int]]:
-    """Return `indices` in the portions that are made together: a block, or a few single ones."""
-    if maker.block <= 1:
-        return [list(indices[k : k + maker.chunk]) for k in range(0, len(indices), maker.chunk)]
-    tasks: dict[int, list[int]] = {}
-    for index in indices:
-        tasks.setdefault(index // maker.block, []).append(index)
-    return list(tasks.values())
+def read_finished(maker: Maker, folder: Path) -> tuple[dict[int, bytes], bool]:
+    """Return checksums by index of what the manifest names, and whether its rows are in order.
 
-
-def read_finished(maker: Maker, folder: Path) -> dict[int, Any]:
-    """Return checksums by index of what the manifest names; a row of another run is refused."""
-    rows: dict[int, Any] = {}
-    roles = set(maker.folders)
+    The checksums of an item are its files' in the order of `maker.folders`, as bytes: a run may
+    have millions. A row of another run is refused.
+    """
+    rows: dict[int, bytes] = {}
+    last, in_order = -1, True
     for row in iterate_rows(folder):
-        index, sums = row.get("index"), row.get("sha256")
-        named: set[str] = set(sums) if isinstance(sums, dict) else set()
-        if isinstance(sums, str):
-            named = {"mask"}
+        index, sums = row.get("index"), _pack_sums(maker, row.get("sha256"))
         sound = (
             isinstance(index, int)
             and index >= 0
             and index not in rows
-            and named == roles
+            and sums
             and all(row.get(role) == name for role, name in _names(maker, index).items())
         )
         if not sound:
@@ -252,7 +289,19 @@ def read_finished(maker: Maker, folder: Path) -> dict[int, Any]:
                 "stands twice; the file was edited: restore it, or choose another --out"
             )
         rows[row["index"]] = sums
-    return rows
+        last, in_order = row["index"], in_order and row["index"] > last
+    return rows, in_order
+
+
+def _pack_sums(maker: Maker, sums: Any) -> bytes:
+    """Return the checksums of a row, nothing where they are not those of the maker's files."""
+    given = {"mask": sums} if isinstance(sums, str) else sums
+    if not isinstance(given, dict) or set(given) != set(maker.folders):
+        return b""
+    try:
+        return b"".join(bytes.fromhex(given[role]) for role in maker.folders)
+    except (TypeError, ValueError):
+        return b""
 
 
 def _names(maker: Maker, index: int) -> dict[str, str]:
@@ -262,26 +311,27 @@ def _names(maker: Maker, index: int) -> dict[str, str]:
         return {"": "of no item"}
 
 
-def is_whole(maker: Maker, folder: Path, index: int, sums: Any) -> bool:
+def is_whole(maker: Maker, folder: Path, index: int, sums: bytes) -> bool:
     """Whether the files of an item are on disk, and are those of its row."""
-    expected = {"mask": sums} if isinstance(sums, str) else sums
-    return all(
-        (folder / name).is_file() and sha256_of_file(folder / name) == expected[role]
+    found = {
+        role: sha256_of_file(folder / name)
         for role, name in maker.names_of(index).items()
-    )
+        if (folder / name).is_file()
+    }
+    return _pack_sums(maker, found) == sums
 
 
 def restore(
-    maker: Maker, folder: Path, lost: Sequence[int], rows: Mapping[int, Any], filled: Filled
+    maker: Maker, folder: Path, lost: Sequence[int], rows: Mapping[int, bytes], filled: Filled
 ) -> None:
     """Make again what the manifest names and the disk has lost; it must come out the same."""
     if not lost:
         return
     maker.prepare()
-    for task in cut_tasks(lost, maker):
+    for task in Tasks(lost, maker):
         for made in maker.make(task):
             names = maker.names_of(made.index)
-            if maker.row_of(made)["sha256"] != rows[made.index]:
+            if _pack_sums(maker, maker.row_of(made)["sha256"]) != rows[made.index]:
                 raise DataError(
                     f"{folder / next(iter(names.values()))}: is damaged or missing, and made again "
                     "it differs from the one in the manifest (other library versions?); nothing "

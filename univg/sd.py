@@ -26,11 +26,12 @@ from univg.sd_checkpoint import (
     check_checkpoint,
     check_tokenizer,
     read_checkpoint,
+    refuse_nan,
     sd15_configs,
 )
 from univg.sd_control import load_control, make_control
 from univg.sd_save import save_base, save_control
-from univg.sd_source import PARTS, Source, find_base, find_weights
+from univg.sd_source import PARTS, Source, find_base, find_weights, refuse_mismatch
 
 if TYPE_CHECKING:
     from diffusers import (
@@ -146,6 +147,7 @@ def load_base(
     with quiet():
         loaded = read_checkpoint(source.path, parts) if source.kind == "file" else None
         loaded = loaded or _read_folder(source, parts)
+    refuse_nan(loaded, source.path)
     unet = loaded.get("unet")
     identity = identify(unet) if unet is not None else ""  # before the cast: one for all precisions
     with quiet():
@@ -164,10 +166,29 @@ def inspect_base(name: str) -> BaseInfo:
     else:
         configs = {part: _read_config(source.path / part / "config.json") for part in PARTS[:3]}
         configs["scheduler"] = _read_config(source.path / "scheduler" / "scheduler_config.json")
+    try:
+        return _describe_base(source, configs)
+    except (
+        LookupError,
+        ArithmeticError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"{source.path}: is not a Stable Diffusion 1.x by its config.json files ({reason}); "
+            "copy it again"
+        ) from error
+
+
+def _describe_base(source: Source, configs: dict[str, dict[str, Any]]) -> BaseInfo:
+    refuse_mismatch(configs, source.path)
     unet, vae = configs["unet"], configs["vae"]
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
     return BaseInfo(
-        name=name,
+        name=source.name,
         path=source.path,
         native_px=int(unet["sample_size"]) * factor,
         latent_channels=int(vae.get("latent_channels", 4)),
@@ -314,24 +335,41 @@ def _read_folder(source: Source, parts: Sequence[str]) -> dict[str, Any]:
         _, variant = find_weights(folder)
         dtype = "torch_dtype" if part != "text_encoder" else "dtype"
         try:
-            loaded[part] = classes[part].from_pretrained(
+            loaded[part], told = classes[part].from_pretrained(
                 str(folder),
                 local_files_only=True,
                 use_safetensors=True,
                 variant=variant,
+                output_loading_info=True,
                 **{dtype: torch.float32},
             )
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise DataError(f"{folder}: cannot be loaded ({reason}); copy it again") from error
+        except MemoryError:
+            raise
+        except Exception as error:  # the libraries have kinds of errors of their own
+            raise _not_loaded(folder, error) from error
+        if told["missing_keys"]:  # the libraries would make them up
+            raise DataError(f"{folder}: lacks weights ({min(told['missing_keys'])}); copy it again")
     if "text_encoder" in parts:
-        loaded["tokenizer"] = CLIPTokenizer.from_pretrained(
-            str(source.path / "tokenizer"), local_files_only=True
-        )
-        check_tokenizer(loaded["tokenizer"], loaded["text_encoder"], source.path / "tokenizer")
-    config = source.path / "scheduler" / "scheduler_config.json"
-    loaded["scheduler"] = DDIMScheduler.from_config(_read_config(config))
+        folder = source.path / "tokenizer"
+        try:
+            loaded["tokenizer"] = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+        except Exception as error:
+            raise _not_loaded(folder, error) from error
+        check_tokenizer(loaded["tokenizer"], loaded["text_encoder"], folder)
+    path = source.path / "scheduler" / "scheduler_config.json"
+    config = _read_config(path)
+    if "beta_schedule" not in config:  # diffusers would take one of its own
+        raise DataError(f"{path}: names no noise schedule (beta_schedule); copy the base again")
+    try:
+        loaded["scheduler"] = DDIMScheduler.from_config(config)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise _not_loaded(path, error) from error
     return loaded
+
+
+def _not_loaded(place: Path, error: Exception) -> DataError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return DataError(f"{place}: cannot be loaded ({reason}); copy it again")
 
 
 def _read_config(path: Path) -> dict[str, Any]:

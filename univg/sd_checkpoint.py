@@ -196,3 +196,17 @@ def _refuse_holes(loaded: dict[str, Any], path: Path) -> None:
                 f"{path}: lacks {len(holes)} weights of its {part} ({holes[0]} first); "
                 "download it again"
             )
+
+
+def refuse_nan(loaded: dict[str, Any], path: Path) -> None:
+    """Refuse weights that are no numbers: all that is drawn with them would be black."""
+    import torch
+
+    for part in _PARTS_OF_SD1:
+        model = loaded.get(part)
+        for name, weight in model.named_parameters() if model is not None else ():
+            # A sum is infinite or NaN if one of its terms is, and needs no copy of the weights.
+            if not torch.isfinite(weight.detach().sum(dtype=torch.float64)):
+                raise DataError(
+                    f"{path}: holds weights that are no numbers ({part}, {name}); copy it again"
+                )

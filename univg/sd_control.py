@@ -63,16 +63,26 @@ def load_control(name: str | Path, base: Base) -> ControlNetModel:
     _, variant = find_weights(folder)
     try:
         with quiet():
-            control = ControlNetModel.from_pretrained(
+            control, told = ControlNetModel.from_pretrained(
                 str(folder),
                 local_files_only=True,
                 use_safetensors=True,
                 variant=variant,
+                output_loading_info=True,
                 torch_dtype=torch.float32,
             )
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{folder}: cannot be loaded as a ControlNet ({reason})") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # the libraries have kinds of errors of their own
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(
+            f"{folder}: cannot be loaded as a ControlNet ({reason}); copy it again"
+        ) from error
+    if told["missing_keys"]:
+        raise DataError(f"{folder}: lacks weights ({min(told['missing_keys'])}); copy it again")
+    bad = next((n for n, w in control.named_parameters() if not w.isfinite().all()), None)
+    if bad is not None:
+        raise DataError(f"{folder}: holds weights that are no numbers ({bad}); copy it again")
     check_control(control, base, str(folder))
     with quiet():
         return control.to(base.unet.device, base.dtype).eval().requires_grad_(False)

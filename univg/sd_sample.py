@@ -123,7 +123,8 @@ class Sampler:
             condition = None if condition is None else torch.cat([condition, condition])
         scheduler = copy.deepcopy(self.scheduler)  # multistep ones remember their last steps
         latents = latents * scheduler.init_noise_sigma
-        with self._masks_embedded():
+        mixed = torch.autocast(self.device.type, self.dtype, enabled=self.mixed)
+        with self._masks_embedded(), mixed:
             for step in scheduler.timesteps:
                 noisy = torch.cat([latents, latents]) if guided else latents
                 noisy = scheduler.scale_model_input(noisy, step)
@@ -135,16 +136,6 @@ class Sampler:
         return self._decode(latents)
 
     def _predict(
-        self,
-        noisy: torch.Tensor,
-        step: torch.Tensor,
-        text: torch.Tensor,
-        condition: torch.Tensor | None,
-    ) -> torch.Tensor:
-        with torch.autocast(self.device.type, self.dtype, enabled=self.mixed):
-            return self._compute(noisy, step, text, condition)
-
-    def _compute(
         self,
         noisy: torch.Tensor,
         step: torch.Tensor,

@@ -10,6 +10,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from univg.sd import Base
 
 _numbers = itertools.count()
+_process = secrets.token_hex(3)
+"""In a container each process may have the number of the one that was killed before it."""
 
 
 def save_base(base: Base, folder: Path, half: bool = True) -> None:
@@ -84,7 +88,7 @@ def write_folder(folder: Path, mark: str, fill: Callable[[Path], None]) -> None:
             f"{folder}: holds other files (no {mark}) and is left alone; choose another folder"
         )
     make_folder(folder.parent)
-    number = f"{os.getpid()}-{next(_numbers)}"
+    number = f"{_process}-{os.getpid()}-{next(_numbers)}"
     temporary = folder.parent / f"{TEMPORARY_PREFIX}{number}"
     old = folder.parent / f"{TEMPORARY_PREFIX}{number}-old"
     try:
@@ -95,13 +99,24 @@ def write_folder(folder: Path, mark: str, fill: Callable[[Path], None]) -> None:
             folder.rename(old)
         temporary.rename(folder)
         sync_folder(folder.parent)
-    except OSError as error:
+    except Exception as error:
         if old.exists() and not folder.exists():
             old.rename(folder)
-        raise explain_os_error(error, folder) from error
+        told = find_os_error(error)
+        if told is None:
+            raise
+        raise explain_os_error(told, folder) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def find_os_error(error: Exception) -> OSError | None:
+    """Return what the system said, if it did: libraries written in Rust tell it only in words."""
+    if isinstance(error, OSError):
+        return error
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return None if number is None else OSError(int(number[1]), os.strerror(int(number[1])))
 
 
 def _save_part(model: Any, folder: Path, half: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -102,6 +103,23 @@ def find_weights(folder: Path) -> tuple[Path, str | None]:
             "with diffusers: load the pipeline and save_pretrained(..., safe_serialization=True)"
         )
     raise DataError(f"{folder}: holds no weights (.safetensors); copy the whole folder again")
+
+
+def refuse_mismatch(configs: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Refuse a base whose parts do not fit as those of Stable Diffusion 1.x do."""
+    unet = configs["unet"]
+    taken, given = unet.get("in_channels"), configs["vae"].get("latent_channels")
+    if None not in {taken, given} and taken != given:
+        raise DataError(
+            f"{path}: its UNet takes {taken} channels, its VAE gives {given}: is it an inpainting "
+            "base? take a plain one of SD 1.5"
+        )
+    width, given = unet.get("cross_attention_dim"), configs["text_encoder"].get("hidden_size")
+    if isinstance(width, int) and given is not None and width != given:
+        raise DataError(
+            f"{path}: its UNet takes prompts of {width} values, its text encoder gives {given}: is "
+            "it an SDXL base? take one of SD 1.5"
+        )
 
 
 def is_offline() -> bool:

@@ -12,13 +12,19 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from univg.errors import ConfigError, DataError, ResumeError
-from univg.files import make_folder, open_atomic, sha256_of_file, write_atomic
+from univg.files import (
+    TEMPORARY_PREFIX,
+    make_folder,
+    open_atomic,
+    sha256_of_file,
+    write_atomic,
+)
 from univg.manifest import (
     MANIFEST_NAME,
     ManifestWriter,
@@ -29,10 +35,9 @@ from univg.manifest import (
     lock_folder,
     sort_rows,
 )
-from univg.run_folder import Executor, Filled, Maker, append_all, begin
+from univg.progress import show_progress
+from univg.run_folder import PARTS, PLAN_NAME, Executor, Filled, Maker, append_all, begin
 
-PARTS = "parts"
-PLAN_NAME = "plan.json"
 CLAIM = ".univg-claim"
 CLAIM_TRIES, CLAIM_WAIT_S = 100, 0.1
 SHOWN = 5
@@ -84,17 +89,19 @@ def fill_shard(
 ) -> Filled:
     """Bring `folder` to hold the shard's items; other shards may be at work in it."""
     filled, start = Filled(), time.perf_counter()
+    identity = maker.identity()  # may load an engine, and others would wait for the lock
+    plan = {"first": wanted.start, "count": len(wanted), "shards": shard.of, "block": maker.block}
     make_folder(folder)
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock_folder(folder, shared=True))
-        part = claim_part(maker, folder, wanted, shard, config, stack)
+        part = claim_part(folder, identity, plan, shard, config, stack)
         items = shard.share(wanted, maker.block)
         for name in maker.folders.values():
             make_folder(folder / name)
-        todo = begin(maker, folder, items, filled, rows_in=part)
+        todo, in_order = begin(maker, folder, items, filled, rows_in=part)
         with ManifestWriter(part) as manifest:
             append_all(maker, folder, todo, len(items), executor, manifest, filled)
-        if todo and filled.skipped:
+        if not in_order:
             sort_rows(part, "index")
         write_atomic(part / "done", b"")
     filled.wall_s = time.perf_counter() - start
@@ -102,22 +109,21 @@ def fill_shard(
 
 
 def claim_part(
-    maker: Maker,
     folder: Path,
-    wanted: range,
+    identity: Mapping[str, Any],
+    plan: dict[str, int],
     shard: Shard,
     config: bytes,
     stack: contextlib.ExitStack,
 ) -> Path:
-    """Claim the folder for the run, and the part of it for this process."""
-    plan = {"first": wanted.start, "count": len(wanted), "shards": shard.of, "block": maker.block}
+    """Claim the folder for the run, cut as in `plan`, and the part of it for this process."""
     with lock_patiently(make_folder(folder / CLAIM)):
-        if (folder / MANIFEST_NAME).exists():
+        if is_begun_whole(folder):
             raise ResumeError(
                 f"{folder}: holds a whole run already; go on with it without --shard, or choose "
                 "another --out"
             )
-        claim_folder(folder, maker.identity())
+        claim_folder(folder, identity)
         place = make_folder(folder / PARTS)
         _claim_plan(place / PLAN_NAME, plan)
         if config:
@@ -125,6 +131,11 @@ def claim_part(
     part = make_folder(place / shard.name)
     stack.enter_context(lock_folder(part))
     return part
+
+
+def is_begun_whole(folder: Path) -> bool:
+    """Whether the run in `folder` is that of one process, or of shards that were joined."""
+    return (folder / MANIFEST_NAME).exists()
 
 
 def _claim_plan(path: Path, plan: dict[str, int]) -> None:
@@ -147,7 +158,10 @@ def read_plan(folder: Path) -> dict[str, int]:
     """Return how the run in `folder` was cut."""
     path = folder / PARTS / PLAN_NAME
     if not path.is_file():
-        raise DataError(f"{folder}: holds no shards ({PARTS}/{PLAN_NAME} is missing)")
+        if not folder.is_dir():
+            raise DataError(f"{folder}: does not exist; give the run folder of the shards")
+        joined = "it is joined already" if (folder / MANIFEST_NAME).exists() else "check the path"
+        raise DataError(f"{folder}: holds no shards ({PARTS}/{PLAN_NAME} is missing); {joined}")
     try:
         found = json.loads(path.read_bytes())
         return {name: int(found[name]) for name in ("first", "count", "shards", "block")}
@@ -193,13 +207,21 @@ def merge_parts(folder: Path, *, verify: bool = False) -> Merged:
     plan = read_plan(folder)
     merged = Merged(folder)
     with lock_folder(folder):
-        with open_atomic(folder / MANIFEST_NAME) as stream:
+        with (
+            open_atomic(folder / MANIFEST_NAME) as stream,
+            show_progress(plan["count"], "joining", "items") as progress,
+        ):
             for row in _join(folder, plan, merged):
                 stream.write(encode_row(row))
                 if verify:
                     merged.damaged += _find_damage(folder, row)
+                progress.advance()
             _refuse_holes(folder, plan, merged)
-        shutil.rmtree(folder / PARTS)
+        # Away at once: parts of which some are deleted would look like a run with holes.
+        spent = folder / f"{TEMPORARY_PREFIX}{PARTS}"
+        shutil.rmtree(spent, ignore_errors=True)  # of a merge that was killed
+        (folder / PARTS).replace(spent)
+        shutil.rmtree(spent)
         shutil.rmtree(folder / CLAIM, ignore_errors=True)
     return merged
 
@@ -213,7 +235,7 @@ def _join(folder: Path, plan: dict[str, int], merged: Merged) -> Iterator[Row]:
     for number in range(plan["shards"]):
         shard = Shard(number, plan["shards"])
         share = shard.share(wanted, plan["block"])
-        rows = [*iterate_rows(folder / PARTS / shard.name), *strays]
+        rows = [*_read_part(folder / PARTS / shard.name), *strays]
         for row in sorted((r for r in rows if r["index"] in share), key=lambda r: int(r["index"])):
             if last is not None and row["index"] == last["index"]:
                 _refuse_difference(folder, row, last)
@@ -228,12 +250,22 @@ def _join(folder: Path, plan: dict[str, int], merged: Merged) -> Iterator[Row]:
         merged.holes.append(range(expected, wanted.stop))
 
 
+def _read_part(part: Path) -> Iterator[Row]:
+    for row in iterate_rows(part):
+        if not isinstance(row.get("index"), int) or not isinstance(row.get("sha256"), str | dict):
+            raise DataError(
+                f"{part / MANIFEST_NAME}: a row is without index or checksums; the file was "
+                f"edited: delete {part} and run its shard again"
+            )
+        yield row
+
+
 def _find_strays(folder: Path, plan: dict[str, int], wanted: range) -> Iterator[Row]:
     """Yield rows that stand in the part of another shard, as after a change by hand."""
     for number in range(plan["shards"]):
         shard = Shard(number, plan["shards"])
         share = shard.share(wanted, plan["block"])
-        for row in iterate_rows(folder / PARTS / shard.name):
+        for row in _read_part(folder / PARTS / shard.name):
             if row["index"] not in wanted:
                 raise DataError(f"{folder / PARTS / shard.name}: item {row['index']} is of no run")
             if row["index"] not in share:

@@ -1,0 +1,126 @@
+"""What `fewshot.py` compares: the rows, the size of the images of each set, one network for all.
+
+In: names. Out: `Row`s. Everything that decides a figure, but for seed and number of steps, stands
+here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+LONGEST_PX: dict[str, int] = {
+    # 999 px as it comes: a quarter of the vessels are 2.5 px wide there. At 768, scaling to and fro
+    # alone costs 4 of 100 DSC; at 512 px, 8.
+    "CHASEDB1": 768,
+    # 1168 px as it comes, a third of the original already: half of the vessels are 2 to 3 px wide.
+    "HRF": 0,
+    # 304 and 300 px as they come. More pixels would show nothing more.
+    "OCTA500_3M": 0,
+    "XCA": 0,
+}
+"""Longest side at which a set is trained on, predicted and judged, at most; 0: as it comes. The
+paper does all of it at 512 px: a difference of protocol."""
+
+FIT: dict[str, Any] = {
+    "preset": "laptop",
+    "network": "unet-small",
+    "network_options": ("channels=16", "depth=5"),
+    "loss": "bce+dice",
+    "optimizer": "adamw",
+    "learning_rate": 3e-3,
+    "schedule": "cosine",
+    "warmup_steps": 50,
+    "ema": 0.99,
+    "batch": 4,
+    "patch_px": 192,
+    "vessel_share": 0.3,
+    "synthetic_share": 0.5,
+    "channels_last": True,
+    "memory_mb": 4096,
+    "tracker": "none",
+    "report_samples": 0,
+    "preview_every": 0,
+    "validate_every": 0,
+}
+"""The segmenter of every row, but for what the row names."""
+
+SWIN: dict[str, Any] = {
+    "network": "swin-unet",
+    "network_options": ("channels=48", "depths=[2, 2, 2]", "heads=[3, 6, 12]", "patch=2"),
+    "learning_rate": 1e-3,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    what: str
+    engine: str = ""
+    """Of the images of its pairs: procedural, composite, diffusion; empty: no pairs."""
+    masks: str = "grown"
+    """Where the pairs' masks come from. grown: R-SCA on the five; warped: the five, bent; loha: a
+    mask engine adapted to the five."""
+    pairs: int = 200
+    tiles: bool = False
+    """Diffusion on squares of the base's size cut out of the pictures, not on whole pictures."""
+    control_from: str | None = None
+    """What the ControlNet starts from; None: the embedded one, `unet`: a fresh one."""
+    steps_share: float = 1.0
+    """Of the steps that are asked for."""
+    all_pool: bool = False
+    """Trained on every image of the pool, not on five."""
+    fit: tuple[tuple[str, Any], ...] = ()
+    """What differs from `FIT`."""
+
+    @property
+    def of_draw(self) -> bool:
+        """Whether the draw of shots matters."""
+        return not self.all_pool
+
+
+def _swin(name: str, **more: Any) -> Row:
+    return Row(
+        name=f"swin-{name}", fit=tuple(SWIN.items()), what=f"`{name}` with swin-unet", **more
+    )
+
+
+ROWS: dict[str, Row] = {
+    row.name: row
+    for row in (
+        Row(name="plain", what="five shots as they are", fit=(("augment", "none"),)),
+        Row(name="baseline", what="five shots, strong augmentation"),
+        Row(name="baseline-half", what="`baseline` in half the steps", steps_share=0.5),
+        Row(name="procedural", engine="procedural", what="`baseline` and procedural pairs"),
+        Row(name="composite", engine="composite", what="`baseline` and composite pairs"),
+        Row(
+            name="composite-warped", engine="composite", masks="warped",
+            what="composite pairs on the five masks, bent",
+        ),
+        Row(name="composite-50", engine="composite", pairs=50, what="50 composite pairs"),
+        Row(name="composite-500", engine="composite", pairs=500, what="500 composite pairs"),
+        Row(name="diffusion", engine="diffusion", what="`baseline` and diffusion pairs"),
+        Row(
+            name="diffusion-tiles", engine="diffusion", tiles=True,
+            what="diffusion pairs of parts of the picture, at its own scale",
+        ),
+        Row(
+            name="diffusion-loha", engine="diffusion", masks="loha",
+            what="diffusion pairs on masks of a mask engine adapted with LoHa",
+        ),
+        Row(
+            name="diffusion-no-pretraining", engine="diffusion", control_from="unet",
+            what="diffusion pairs of a ControlNet that saw nothing but the five",
+        ),
+        _swin("baseline"),
+        _swin("procedural", engine="procedural"),
+        _swin("composite", engine="composite"),
+        _swin("diffusion", engine="diffusion"),
+        Row(name="ceiling", all_pool=True, what="all images of the pool, strong augmentation"),
+    )
+}  # fmt: skip
+DEFAULT_ROWS = ("plain", "baseline", "procedural", "composite", "diffusion")
+REFERENCE = "baseline"
+"""The row that the others are compared with."""
