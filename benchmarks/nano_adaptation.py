@@ -29,6 +29,7 @@ from univg.agreement import measure_agreement
 from univg.binarise import Cut, cut_mask
 from univg.files import make_folder, write_atomic
 from univg.generate.procedural import render_pair
+from univg.grain import add_grain
 from univg.images import encode_image, read_image
 from univg.looks import look_distance
 from univg.masks import encode_mask, read_mask
@@ -42,6 +43,7 @@ from univg.sca.synth import Synth
 from univg.sca.synth import run as synthesize
 from univg.sd import Base, load_base, load_control
 from univg.sd_engine import load_engine, read_card
+from univg.seeds import rng_for
 from univg.train.adapt_images import AdaptImages
 from univg.train.adapt_images import run as adapt_images
 from univg.train.adapt_masks import AdaptMasks
@@ -170,8 +172,13 @@ def measure_images(asked: argparse.Namespace, split: Split, draw: str) -> dict[s
     images["before"] = sample_pictures(
         base, prompts, seed=0, control=load_control("nano", base), masks=masks
     )
-    base, control, _ = load_engine(read_card(out, "images"))
-    images["after"] = sample_pictures(base, prompts, seed=0, control=control, masks=masks)
+    base, control, card = load_engine(read_card(out, "images"))
+    plain = sample_pictures(base, prompts, seed=0, control=control, masks=masks)
+    assert card.grain is not None
+    images["without grain"] = plain
+    images["after"] = [
+        add_grain(picture, card.grain, rng_for(0, "grain", k)) for k, picture in enumerate(plain)
+    ]
     polarity = measure_agreement(real, masks).polarity
     result: dict[str, Any] = {"seconds": round(seconds, 1)}
     for name, each in images.items():
@@ -214,13 +221,15 @@ def print_tables(found: dict[str, Any]) -> None:
                 f"| {row['after']['energy']:.3f} |"
             )
     print(
-        "\n| set, draw | s | FD-looks procedural | before | after | clDice real | before | after |"
+        "\n| set, draw | s | FD-looks procedural | before | after, no grain | after "
+        "| clDice real | before | after, no grain | after |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for key, row in found.items():
         if key.endswith(" images"):
-            looks = [f"{row[name]['frechet']:.1f}" for name in ("procedural", "before", "after")]
-            follows = [f"{row[name]['cldice']:.3f}" for name in ("real", "before", "after")]
+            drawn = ("before", "without grain", "after")
+            looks = [f"{row[name]['frechet']:.1f}" for name in ("procedural", *drawn)]
+            follows = [f"{row[name]['cldice']:.3f}" for name in ("real", *drawn)]
             cells = " | ".join([*looks, *follows])
             print(f"| {key[:-7]} | {row['seconds']:.0f} | {cells} |")
 

@@ -77,6 +77,7 @@ def build_diffusion(settings: Images) -> ImageMaker:
         modality_name=modality_name,
         seed=settings.seed,
         with_engine=engine,
+        grain=settings.grain,
     )
 
 

@@ -8,6 +8,7 @@ so a pair comes out the same whatever is drawn beside it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -17,10 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from univg.devices import require_device
+from univg.files import sha256_hex
+from univg.grain import add_grain
 from univg.masks import BoolMask
+from univg.run_folder import Made
 from univg.sd_engine import EngineCard, load_engine
 from univg.sd_sample import Compute, Sampler, Sampling, choose_device
-from univg.seeds import seed_for
+from univg.seeds import rng_for, seed_for
 
 from .image_makers import Drawn, ImageMaker
 
@@ -107,6 +111,8 @@ class DiffusionMaker(ImageMaker):
 
     engine = "diffusion"
     with_engine: Engine
+    grain: float = 1.0
+    """Strength of the grain that the card holds."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -114,7 +120,14 @@ class DiffusionMaker(ImageMaker):
 
     def settings(self) -> dict[str, Any]:
         """Return the engine and how it is used."""
-        return {"diffusion": self.with_engine.identity()}
+        return {"diffusion": {**self.with_engine.identity(), "grain": self._describe_grain()}}
+
+    def _describe_grain(self) -> list[Any]:
+        """Return strength and checksum of the grain."""
+        grain = self.with_engine.card.grain
+        if grain is None or self.grain == 0:
+            return [0.0, ""]
+        return [self.grain, sha256_hex(repr(grain).encode())[:16]]
 
     @property
     def stage(self) -> str:
@@ -133,10 +146,27 @@ class DiffusionMaker(ImageMaker):
         places = [index % self.block for index in indices]
         pictures = self.with_engine.draw(places, seeds, masks)
         parameters = {**self.with_engine.parameters(), **self.with_engine.card.provenance()}
+        parameters["grain"] = self._describe_grain()
         return [
             Drawn(index, _as_stored(picture), mask, list(mask.shape), parameters)
             for index, picture, mask in zip(indices, pictures, masks, strict=True)
         ]
+
+    def finish(self, drawn: Sequence[Drawn]) -> list[Made]:
+        """Encode the pairs, their images with grain of their own."""
+        grain = self.with_engine.card.grain
+        if grain is not None and self.grain > 0:
+            stage = f"{self.stage}/grain"
+            drawn = [
+                dataclasses.replace(
+                    each,
+                    image=add_grain(
+                        each.image, grain, rng_for(self.seed, stage, each.index), self.grain
+                    ),
+                )
+                for each in drawn
+            ]
+        return super().finish(drawn)
 
 
 def _as_stored(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -90,6 +90,8 @@ class Images(Drawing, Placement):
     """ControlNet where no --engine-dir names one: a folder; default: the embedded one of nano."""
     control_strength: Annotated[float, Gt(0), Le(5)] = 1.0
     """How strictly diffusion follows the mask."""
+    grain: Annotated[float, Ge(0), Le(3)] = 1.0
+    """Strength of the grain that the engine has learned of the shots, with diffusion; 0: none."""
     count: Annotated[int, Ge(1), Le(10_000_000)] | None = None
     """Pairs to make; default: all masks times --variants."""
     first: Annotated[int, Ge(0)] = 0
@@ -106,8 +108,8 @@ class Images(Drawing, Placement):
 
 
 IDLE: dict[str, tuple[str, ...]] = {
-    "procedural": ("prompt", "negative_prompt", "control", "control_strength"),
-    "composite": ("prompt", "negative_prompt", "control", "control_strength", "look"),
+    "procedural": ("prompt", "negative_prompt", "control", "control_strength", "grain"),
+    "composite": ("prompt", "negative_prompt", "control", "control_strength", "grain", "look"),
     "diffusion": ("look",),
 }
 """Settings that an image engine does not know."""

@@ -21,7 +21,14 @@ import numpy.typing as npt
 
 from univg.errors import DataError, Problem
 from univg.images import ImageArray, PictureError, read_image
-from univg.masks import BoolMask, MaskReading, find_fov, inspect_mask, judge_example
+from univg.masks import (
+    BoolMask,
+    MaskReading,
+    find_fov,
+    inspect_mask,
+    judge_example,
+    judge_mask,
+)
 from univg.pairs import Pair
 from univg.resize import resize_to
 from univg.vesselness import find_field
@@ -177,7 +184,7 @@ def judge_pair(pair: Pair, *, synthetic: bool = False) -> list[Problem]:
     try:
         problems += _judge_mask(pair.mask, inspect_mask(pair.mask), size, synthetic)
         if pair.fov is not None:
-            view = judge_example(pair.fov, inspect_mask(pair.fov), size)
+            view = judge_mask(pair.fov, inspect_mask(pair.fov), size)
             problems += [problem for problem in view if problem.kind != "full"]
     except PictureError as error:
         problems.append(error.problem)

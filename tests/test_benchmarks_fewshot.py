@@ -157,7 +157,7 @@ def test_the_test_half_is_opened_where_it_is_asked_for(load, data, capsys):
     """Else the other tests would not show that it stays shut."""
     with pytest.raises(SystemExit):
         load("fewshot").main(words_for(data, "--on", "test", rows=("baseline",)))
-    assert "Image_08L" in capsys.readouterr().err
+    assert "t21" in capsys.readouterr().err
 
 
 def test_masks_are_bent_and_stay_masks(load, tmp_path):

@@ -8,8 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from univg.binarise import Cut, choose_cut
 from univg.files import sha256_of_file
+from univg.grain import learn_grain
 from univg.masks import BoolMask
 from univg.modalities import find_modality, modality_names
 from univg.sd_engine import CardAdapter, EngineCard, Kind, hash_control, write_card
@@ -31,10 +35,12 @@ def write_engine(
     control: str = "",
     own_base: bool = False,
     shots: Sequence[BoolMask] = (),
+    images: Sequence[npt.NDArray[np.uint8]] = (),
 ) -> EngineCard | None:
     """Write the card of a run; adapters inside its folder are named relative to it.
 
-    How drawn masks are cut is chosen on `shots`, at the size of the run.
+    How drawn masks are cut is chosen on `shots`, what grain drawn images get on `images`, both at
+    the size of the run.
     """
     if not session.is_first:
         return None
@@ -60,6 +66,7 @@ def write_engine(
         fit=asked.fit,
         zero_terminal_snr=asked.zero_terminal_snr,
         cut=choose_cut(give_back(session.base, shots), shots) if shots else Cut(),
+        grain=learn_grain(images, give_back(session.base, images)) if images else None,
     )
     write_card(card, out)
     return card

@@ -177,12 +177,13 @@ def adapt_images(asked: AdaptImages) -> Outcome:
             vessel_weight=asked.vessel_weight or 0.0, saver=save,
         )  # fmt: skip
         outcome = run_loop(session, task)
-        write_engine(
+        card = write_engine(
             session, "images", prompt, [] if look is None else [(session.out / LOOK_NAME, 1.0)],
             control=CONTROL, own_base=asked.unet == "free",
+            images=[shot.image for shot in shots if shot.image is not None],
         )  # fmt: skip
-        if session.is_first and asked.report_samples:
-            report_images(session, outcome, control, shots, prompt)
+        if card is not None and asked.report_samples:
+            report_images(session, outcome, control, shots, card)
         return outcome
 
 

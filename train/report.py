@@ -18,6 +18,7 @@ import numpy.typing as npt
 from univg.agreement import measure_agreement
 from univg.binarise import Cut, cut_mask
 from univg.files import make_folder, write_atomic
+from univg.grain import add_grain
 from univg.images import encode_image
 from univg.loop.curves import Points, draw_curves, smooth
 from univg.loop.folds import CURVES as FOLDS
@@ -27,6 +28,7 @@ from univg.masks import BoolMask, encode_mask
 from univg.memorisation import Copying, measure_copying
 from univg.overlap import turn_over
 from univg.report import Page, Section
+from univg.seeds import rng_for
 
 from .adapt_images import AdaptImages
 from .adapt_masks import AdaptMasks
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from diffusers import ControlNetModel
 
     from univg.loop.loop import Outcome
+    from univg.sd_engine import EngineCard
 
     from .adapters import Adapter
     from .shots import Shot
@@ -96,10 +99,10 @@ def report_images(
     outcome: Outcome,
     control: ControlNetModel,
     shots: Sequence[Shot],
-    prompt: str,
+    card: EngineCard,
 ) -> None:
     """Draw images for the shots' masks, turned, measure them, write the page."""
-    asked = session.asked
+    asked, prompt = session.asked, card.prompt
     assert isinstance(asked, AdaptImages)
     count = asked.report_samples or 0
     # Turned, so that the engine cannot answer with the shot that it has seen with this mask.
@@ -112,6 +115,11 @@ def report_images(
         masks=masks,
         size_px=session.size_px,
     )
+    if card.grain is not None:
+        rngs = [rng_for(asked.seed, "report/grain", number) for number in range(count)]
+        drawn = [
+            add_grain(picture, card.grain, rng) for picture, rng in zip(drawn, rngs, strict=True)
+        ]
     folders = [make_folder(session.out / DRAWN / name) for name in ("images", "masks")]
     for number, (image, mask) in enumerate(zip(drawn, masks, strict=True)):
         write_atomic(folders[0] / f"{number:06d}.png", encode_image(image))

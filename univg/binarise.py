@@ -1,7 +1,8 @@
 """From a drawn grey picture of vessels to an exact mask.
 
-In: pictures (H, W, 3) and the shots' masks. Out: a threshold and the sizes of specks and pinholes
-that no shot has (`choose_cut`), and masks of any size cut and cleaned by them (`cut_mask`).
+In: pictures (H, W, 3) and the shots' masks. Out: a threshold, the sizes of specks and pinholes that
+no shot has, how many pieces a shot has (`choose_cut`), and masks of any size cut, cleaned and
+joined by them (`cut_mask`).
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from univg.agreement import cldice, dice
+from univg.gaps import close_gaps, count_pieces
 from univg.masks import BoolMask
 
 THRESHOLDS = tuple(round(0.2 + 0.05 * k, 2) for k in range(13))
 SPECK_SHARE, HOLE_SHARE = 2e-4, 1e-4
 """Of the area of the picture: what is smaller is taken for noise where no shot says otherwise."""
+GAP_SHARE = 0.06
+"""Of the longer side: vessels are not joined over more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +35,17 @@ class Cut:
     """Vessels smaller than this are removed."""
     hole: float = HOLE_SHARE
     """Holes smaller than this are filled."""
+    gap: float = 0.0
+    """Gaps up to this share of the longer side are closed; 0: none."""
+    pieces: int = 1
+    """Gaps are closed until so many pieces are left."""
 
 
 def choose_cut(drawn: Sequence[npt.NDArray[np.uint8]], masks: Sequence[BoolMask]) -> Cut:
     """Return the cut that brings `masks` back best from pictures of them, `drawn`.
 
     Pictures are the masks as the engine's autoencoder gives them back. Nothing is removed that is
-    as large as the smallest piece of a mask.
+    as large as the smallest piece of a mask; no gap is closed where masks are in as many pieces.
     """
     scores = []
     for threshold in THRESHOLDS:
@@ -52,6 +60,8 @@ def choose_cut(drawn: Sequence[npt.NDArray[np.uint8]], masks: Sequence[BoolMask]
         threshold=threshold,
         speck=min(SPECK_SHARE, *(_smallest_piece(mask) for mask in masks)),
         hole=min(HOLE_SHARE, *(_smallest_piece(~mask, 4) for mask in masks)),
+        gap=GAP_SHARE,
+        pieces=max(1, round(float(np.median([count_pieces(mask) for mask in masks])))),
     )
 
 
@@ -67,7 +77,8 @@ def cut_mask(
     mask: BoolMask = grey >= cut.threshold * 255
     area = mask.size
     mask = _without_small(mask, cut.speck * area, 8)
-    return ~_without_small(~mask, cut.hole * area, 4)
+    mask = ~_without_small(~mask, cut.hole * area, 4)
+    return close_gaps(mask, cut.gap * max(mask.shape), cut.pieces)
 
 
 def take_grey(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -15,8 +15,6 @@ from univg.sd_source import find_base
 from univg.seeds import seed_for
 
 if TYPE_CHECKING:
-    from diffusers import ControlNetModel
-
     from univg.masks import BoolMask
     from univg.sd import Base
 
@@ -68,7 +66,7 @@ def read_masks(folder: Path, count: int | None = None) -> list[BoolMask]:
     return [read_mask(path) for path in find_masks(folder)[:count]]
 
 
-def _load_control(name: str, base: Base, seed: int) -> ControlNetModel:
+def _load_control(name: str, base: Base, seed: int) -> Any:
     """Return the ControlNet that adaptation starts from: the embedded one, else a fresh one."""
     from univg.sd import load_control, make_control
 
@@ -78,7 +76,7 @@ def _load_control(name: str, base: Base, seed: int) -> ControlNetModel:
 
 
 def _draw(
-    base: Base, control: ControlNetModel | None, prompt: str, seeds: Sequence[int],
+    base: Base, control: Any, prompt: str, seeds: Sequence[int],
     masks: Sequence[BoolMask], size_px: int,
 ) -> list[Any]:  # fmt: skip
     """Return pictures (S, S, 3), drawn as `univg generate` draws them."""

@@ -51,12 +51,11 @@ def add_pairs(page: Page, facts: PairFacts) -> None:
             (str(facts.duplicates), "near-duplicates inside the set"),
         ]
     )
-    rows = [
-        [layout, path.name, OPEN[layout].format(path)] for layout, path in facts.exports.items()
-    ]
-    if rows:
-        section.table(
-            f"The {facts.count} pairs, exported.", ["Layout", "Folder", "Opens with"], rows
+    if facts.exports:
+        section.text(f"The {facts.count} pairs were exported too, and open with:")
+        section.commands(
+            [OPEN[layout].format(path) for layout, path in facts.exports.items()],
+            "Lines of Python that open the exports",
         )
     for layout, package in facts.left_out.items():
         section.text(f"{layout} is left out: `pip install {package}` and run this again.")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from univg.binarise import Cut
 from univg.errors import DataError
 from univg.files import sha256_hex, sha256_of_file, write_atomic
+from univg.grain import Grain
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel
@@ -57,6 +58,8 @@ class EngineCard:
     """Whether training rescaled the base's noise schedule to end in noise alone."""
     cut: Cut = field(default_factory=Cut)
     """How drawn masks are cut; chosen on the shots."""
+    grain: Grain | None = None
+    """Of images: what the autoencoder loses of the shots' grain."""
     folder: Path = field(default=Path(), compare=False)
     """Where the card lies."""
 
@@ -95,6 +98,7 @@ def read_card(folder: Path, kind: Kind) -> EngineCard:
             raise DataError(f"{path}: is of another version of univg; train the engine again")
         plain["adapters"] = tuple(CardAdapter(**each) for each in plain["adapters"])
         plain["cut"] = Cut(**plain["cut"])
+        plain["grain"] = Grain.read(plain["grain"]) if plain.get("grain") else None
         card = EngineCard(**plain, folder=folder)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path}: is damaged ({error}); train the engine again") from error

@@ -231,12 +231,13 @@ def make_scheduler(base: Base, name: SchedulerName) -> Any:
 
 @torch.no_grad()
 def give_back(
-    base: Base, masks: Sequence[npt.NDArray[np.bool_]], batch: int = 8
+    base: Base, pictures: Sequence[npt.NDArray[Any]], batch: int = 8
 ) -> list[npt.NDArray[np.uint8]]:
-    """Return what the base's autoencoder makes of `masks`: pictures (H, W, 3)."""
-    pictures: list[npt.NDArray[np.uint8]] = []
-    for start in range(0, len(masks), batch):
-        planes = np.stack(masks[start : start + batch]).astype(np.uint8) * 255
-        latents = encode_images(base, np.repeat(planes[..., None], 3, axis=3))
-        pictures += list(decode_latents(base, latents))
-    return pictures
+    """Return what the base's autoencoder makes of masks (H, W) or of pictures (H, W, 3)."""
+    given: list[npt.NDArray[np.uint8]] = []
+    for start in range(0, len(pictures), batch):
+        planes = np.stack(pictures[start : start + batch])
+        if planes.ndim == 3:
+            planes = np.repeat(planes.astype(np.uint8)[..., None] * 255, 3, axis=3)
+        given += list(decode_latents(base, encode_images(base, planes)))
+    return given
