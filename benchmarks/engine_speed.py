@@ -7,7 +7,8 @@ loss read back in every step. The plain step's pictures lie decoded in memory, i
 Frozen weights lie in the computing precision on a GPU, as `univg train` and those scripts keep
 them there; `fp32 weights` leaves that to autocast. `sd15` is the architecture of SD 1.5 with random
 weights, made on the device; no network. Time is taken over windows (10 steps on a GPU, 1 on a CPU)
-after a warm-up; the figure is their median. A round measures all variants one after the other, the next in reverse.
+after a warm-up; the figure is their median. A round measures all variants one after the other, the
+next in reverse.
 Measured on CPUs only so far. On a GPU each compiled variant takes a minute or more to start:
 choose with --engines, --batches and --variants.
 """

@@ -240,7 +240,7 @@ def _write_all(
     with ManifestWriter(out) as manifest:
         for item in _follow(todo, "writing"):
             try:
-                product = _make(item, job.settings)
+                product = _make(item, job)
             except ProblemReport as report:
                 problems += report.problems
                 continue
@@ -257,9 +257,9 @@ def _write_all(
     return written, problems
 
 
-def _make(item: Item, settings: Prepare) -> _Product:
-    """Encode an item's files and describe them."""
-    pixels = _read(item, settings)
+def _make(item: Item, job: _Job) -> _Product:
+    """Encode an item's files and describe them, with the terms under which the set is given."""
+    pixels = _read(item, job.settings)
     files = {"image": encode_image(pixels.image)}
     sources = {"image": item.image.name}
     for role, file, mask in (("mask", item.mask, pixels.mask), ("fov", item.fov, pixels.fov)):
@@ -269,6 +269,7 @@ def _make(item: Item, settings: Prepare) -> _Product:
     row: Row = {
         "id": item.id,
         "group": item.group.name,
+        "licence": job.card.licence,
         "size": [pixels.image.shape[1], pixels.image.shape[0]],
         "source": sources,
         "sha256": {role: sha256_hex(data) for role, data in files.items()},

@@ -45,7 +45,7 @@ class Store:
         found = self._kept.get(number)
         if found is None:
             found = prepare_pair(self.pairs[number], self.how)
-            if found.bytes <= self.left_bytes:
+            if number not in self._kept and found.bytes <= self.left_bytes:
                 self.left_bytes -= found.bytes
                 self._kept[number] = found
         return found

@@ -191,7 +191,8 @@ def _flatten_box(text: str) -> str:
     """Turn tyro's boxed report into one line."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
     lines = (re.sub(r"[\u2500-\u257f]+|-{3,}", " ", line).strip() for line in plain.splitlines())
-    return " ".join(" ".join(line.split()) for line in lines if line)
+    line = " ".join(" ".join(line.split()) for line in lines if line)
+    return re.sub(r"^(\w+ \w+) (?=\1\b)", "", line, flags=re.IGNORECASE)  # the title says it too
 
 
 def _explain(problems: Sequence[Any], cls: type[Any], source: str) -> str:
