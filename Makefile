@@ -42,7 +42,7 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 	@printf '%s\n' '$(WANTED)' > $(READY)
 
-demo: setup ## masks of five modalities, engines adapted to five shots: demo/index.html
+demo: setup ## the recipe on five made-up shots, with its answer: demo/index.html
 	$(BIN)/univg demo --out demo
 
 test: setup ## the fast tests

@@ -22,6 +22,7 @@ from univg.files import sha256_hex
 from univg.grain import add_grain
 from univg.masks import BoolMask
 from univg.run_folder import Made
+from univg.sd_compute import resolve_attention, resolve_layout
 from univg.sd_engine import EngineCard, load_engine
 from univg.sd_sample import Compute, Sampler, Sampling, choose_device
 from univg.seeds import rng_for, seed_for
@@ -78,6 +79,17 @@ class Engine:
             "precision": str(self.sampler.dtype).removeprefix("torch."),
             "drawn_px": list(self.size_px),
             "libraries": dict(LIBRARIES),
+        }
+
+    def course(self) -> dict[str, Any]:
+        """Return what changes pictures in their rounding alone, for who makes one again."""
+        compute = self.compute
+        side = max(self.size_px) // self.load().base.vae_factor
+        return {
+            "batch": self.block,
+            "compile": compute.compile,
+            "attention": resolve_attention(compute.attention, side),
+            "channels_last": resolve_layout(compute.channels_last),
         }
 
     def draw(
@@ -146,7 +158,7 @@ class DiffusionMaker(ImageMaker):
         places = [index % self.block for index in indices]
         pictures = self.with_engine.draw(places, seeds, masks)
         parameters = {**self.with_engine.parameters(), **self.with_engine.card.provenance()}
-        parameters["grain"] = self._describe_grain()
+        parameters |= {"grain": self._describe_grain(), "course": self.with_engine.course()}
         return [
             Drawn(index, _as_stored(picture), mask, list(mask.shape), parameters)
             for index, picture, mask in zip(indices, pictures, masks, strict=True)

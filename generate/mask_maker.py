@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from univg import __version__
 from univg.binarise import Cut, cut_mask
 from univg.errors import DataError
-from univg.masks import BoolMask, encode_mask
+from univg.masks import INVERTED_DENSITY, BoolMask, encode_mask
 from univg.run_folder import Made, Maker
 from univg.seeds import seed_for
 
@@ -80,7 +80,7 @@ class MaskMaker(Maker):
         return list(indices)
 
     def draw(self, loaded: Sequence[int]) -> list[DrawnMask]:
-        """Draw the masks of one block; those that come out empty again."""
+        """Draw the masks of one block; those that are no vessel trees again."""
         found: dict[int, DrawnMask] = {}
         for attempt in range(TRIES):
             missing = [index for index in loaded if index not in found]
@@ -90,13 +90,13 @@ class MaskMaker(Maker):
             pictures = self.with_engine.draw([index % self.block for index in missing], seeds)
             for index, picture in zip(missing, pictures, strict=True):
                 mask = cut_mask(picture, self.cut, self.size)
-                if mask.any() and not mask.all():
+                if 0 < mask.mean() <= INVERTED_DENSITY:
                     found[index] = DrawnMask(index, mask, attempt)
         if len(found) < len(loaded):
             missing = [index for index in loaded if index not in found]
             raise DataError(
-                f"mask {missing[0]}: the engine draws nothing but empty masks ({TRIES} tries); is "
-                "its prompt right, its adaptation trained long enough?"
+                f"mask {missing[0]}: the engine draws nothing but empty or full masks ({TRIES} "
+                "tries); is its prompt right, its adaptation trained long enough?"
             )
         return [found[index] for index in loaded]
 
@@ -108,6 +108,7 @@ class MaskMaker(Maker):
     def finish(self, drawn: Sequence[DrawnMask]) -> list[Made]:
         """Encode the masks."""
         parameters = {**self.with_engine.parameters(), **self.with_engine.card.provenance()}
+        parameters["course"] = self.with_engine.course()
         return [
             Made(
                 each.index,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -131,7 +132,7 @@ def make_again(folder: Path, row: Row, moved: Mapping[str, str] = {}) -> dict[st
     }
     if stage not in again:
         raise DataError(f"{folder}: items of `{stage}` cannot be made one by one")
-    plain = {**plain, "out": str(folder)}
+    plain = {**plain, "out": str(folder), **course_of(row)}
     for name, place in moved.items():
         known = "real" if stage == "sca synth" and name == "shots" else name
         if plain.get(known) is None:
@@ -146,6 +147,14 @@ def make_again(folder: Path, row: Row, moved: Mapping[str, str] = {}) -> dict[st
             )
     files: dict[str, bytes] = again[stage](plain, row)
     return files
+
+
+def course_of(row: Row) -> dict[str, Any]:
+    """Return how the row's picture was computed, which is no setting of its run."""
+    course: dict[str, Any] = dict((row.get("parameters") or {}).get("course", {}))
+    if course.get("attention") == "xformers" and find_spec("xformers") is None:
+        del course["attention"]  # another machine, which rounds in its own way
+    return course
 
 
 def _again_image(plain: dict[str, Any], row: Row) -> dict[str, bytes]:

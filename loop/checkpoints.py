@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from univg.errors import ResumeError
 from univg.files import explain_os_error, make_folder, sha256_hex, sha256_of_file, sync_folder
+from univg.sd_save import find_os_error
 
 FOLDER = "checkpoints"
 TENSORS = "state.safetensors"
@@ -79,12 +79,10 @@ def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     try:
         save_file(tensors, path)
     except SafetensorError as error:
-        # The library tells what the system said only in words.
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
+        told = find_os_error(error)
+        if told is None:
             raise
-        code = int(number[1])
-        raise OSError(code, os.strerror(code), str(path)) from error
+        raise told from error
 
 
 def _hash_values(values: Mapping[str, Any]) -> str:

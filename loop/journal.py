@@ -64,10 +64,10 @@ class Journal:
         try:
             self._stream.write(json.dumps({"step": step, **figures}) + "\n")
             self._stream.flush()
+            if self.tracks:
+                self.accelerator.log(dict(figures), step=step)
         except OSError as error:
             raise explain_os_error(error, self.path) from error
-        if self.tracks:
-            self.accelerator.log(dict(figures), step=step)
 
     def show(self, step: int, picture: npt.NDArray[np.uint8]) -> None:
         """Keep a preview as PNG and hand it to the tracker."""

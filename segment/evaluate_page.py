@@ -17,45 +17,17 @@ import numpy.typing as npt
 from univg import __version__
 from univg.errors import UserError
 from univg.images import ImageArray, list_pictures, read_image
-from univg.masks import BoolMask, inspect_mask
+from univg.masks import inspect_mask
+from univg.overlays import TILE_PX, draw_overlay
 from univg.pairs import match_stems
-from univg.report import Page, Section, shrink_mask
+from univg.report import Page, Section
 
 from .evaluate_files import Measured
 from .evaluate_folders import Evaluation, count_things
 from .tables import comparison_rows, describe, summary_rows
 
-FOUND, FALSE, MISSED = (232, 232, 226), (245, 128, 32), (64, 150, 255)
-"""Near white, orange, blue: told apart by every kind of eye, and by brightness."""
-OUTSIDE = 34
 _SHOWN_ROWS = 60
-_TILE_PX = 288
 Picture = npt.NDArray[np.uint8]
-
-
-def draw_overlay(
-    prediction: BoolMask, truth: BoolMask, fov: BoolMask | None = None, longest_px: int = _TILE_PX
-) -> Picture:
-    """Return (H, W, 3): found, false and missed vessel in three colours, on black.
-
-    Grey is outside the field of view, where nothing is judged.
-    """
-    if fov is not None:
-        prediction, truth = prediction & fov, truth & fov
-    kinds = (
-        (prediction & truth, FOUND),
-        (prediction & ~truth, FALSE),
-        (truth & ~prediction, MISSED),
-    )
-    shares = [shrink_mask(mask, longest_px).astype(np.float32) / 255 for mask, _ in kinds]
-    total = np.maximum(sum(shares), 1.0)
-    picture = np.zeros((*shares[0].shape, 3), np.float32)
-    for share, (_, colour) in zip(shares, kinds, strict=True):
-        picture += (share / total)[:, :, None] * np.array(colour, np.float32)
-    if fov is not None:
-        picture = np.maximum(picture, (shrink_mask(~fov, longest_px) > 127)[:, :, None] * OUTSIDE)
-    # Coarse steps: the eye sees no more at this size, and the PNG is half as large.
-    return (np.round(picture / 8) * 8).clip(0, 255).astype(np.uint8)
 
 
 def make_page(found: Evaluation, truth: Path, *, show: int = 4) -> Page:
@@ -179,7 +151,7 @@ def _find_pictures(truth: Path, cases: Sequence[Measured]) -> dict[Path, Path]:
 
 def _shrink_picture(path: Path | None, shape: tuple[int, ...]) -> Picture:
     """Return the image at `path` in 8 bits and small; black where it cannot be shown."""
-    scale = _TILE_PX / max(shape)
+    scale = TILE_PX / max(shape)
     size = (max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale)))
     try:
         image = None if path is None else read_image(path)

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from univg.masks import BoolMask
+from univg.overlays import draw_overlay
 
 from .data import Example
-from .evaluate_page import draw_overlay
 
 Picture = npt.NDArray[np.uint8]
 TILE_PX = 256

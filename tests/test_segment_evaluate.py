@@ -18,10 +18,10 @@ from univg.cli import main
 from univg.errors import ConfigError, DataError, ProblemReport
 from univg.images import encode_image
 from univg.masks import write_mask
+from univg.overlays import FALSE, FOUND, MISSED, OUTSIDE, draw_overlay
 from univg.segment.evaluate import FILES, Evaluate, plan, run
 from univg.segment.evaluate_files import Method
 from univg.segment.evaluate_folders import evaluate_folders
-from univg.segment.evaluate_page import FALSE, FOUND, MISSED, OUTSIDE, draw_overlay
 from univg.segment.metrics import METRICS, measure_pair
 from univg.segment.statistics import (
     bootstrap_mean,

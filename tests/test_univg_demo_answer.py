@@ -12,7 +12,6 @@ from test_univg_report import assert_stands_alone
 from univg.charts import (
     Bar,
     Spread,
-    add_chart,
     draw_bars,
     draw_differences,
     draw_lines,
@@ -129,7 +128,7 @@ def test_a_chart_is_a_numbered_figure():
     page = Page("t")
     section = page.section("s")
     section.pictures([np.zeros((4, 4), np.uint8)], "alt", "One.")
-    add_chart(section, draw_lines([("a", [(0, 1), (1, 2)])], "alt"), "Two `x`.")
+    section.drawing(draw_lines([("a", [(0, 1), (1, 2)])], "alt"), "Two `x`.")
     text = page.html()
     outline = assert_stands_alone(text)
     assert "<b>Figure 2.</b> Two <code>x</code>." in text

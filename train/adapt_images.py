@@ -32,6 +32,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "vessel_weight": 0.0,
     },
     "gpu-24gb": {"max_steps": 3000, "batch": 8},
+    "gpu-8gb": {
+        "max_steps": 3000,
+        "batch": 4,
+        "micro_batch": 1,
+        "optimizer": "adamw8bit",
+        "gradient_checkpointing": True,
+    },
     "laptop": {
         "max_steps": 500,
         "batch": 4,

@@ -29,6 +29,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "report_samples": 16,
     },
     "gpu-24gb": {"max_steps": 1500, "batch": 4, "turns": "mirror"},
+    "gpu-8gb": {
+        "max_steps": 1500,
+        "batch": 4,
+        "micro_batch": 1,
+        "turns": "mirror",
+        "gradient_checkpointing": True,
+    },
     "laptop": {
         "max_steps": 400,
         "batch": 4,

@@ -235,7 +235,9 @@ class Parts:
     def _train(self, task: Task, part: Part) -> Outcome:
         wanted = loop_settings(self.asked, part)
         make_folder(wanted.out)
-        outcome = train(task, wanted, make_accelerator(wanted))
+        accelerator = make_accelerator(wanted)
+        outcome = train(task, wanted, accelerator)
+        accelerator.free_memory()
         done = {"steps": outcome.steps, "seconds": round(outcome.seconds, 1)}
         write_atomic(wanted.out / DONE, (json.dumps(done) + "\n").encode())
         return outcome

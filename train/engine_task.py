@@ -7,6 +7,7 @@ now and then is left empty so that guidance can work.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from univg.loop.task import Preview, Sample, Task
+from univg.resize import Fit
 from univg.seeds import rng_for
 
 from .diffusion import CHECK_TIMES, DenoisingLoss
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 PROMPT_DROP = 0.1
 """Share of samples whose prompt is left empty."""
+KEPT_MASKS, KEPT_PIXELS = 256, 2**26
+"""Decoded masks that are kept at most: 64 MiB of them."""
 
 
 class EngineTask(Task):
@@ -56,6 +60,9 @@ class EngineTask(Task):
         self.groups, self.pattern, self.turns = groups, pattern, turns
         self.held_out, self.text_key, self.prompt_drop = held_out, text_key, prompt_drop
         self.saver, self.previewer, self.measurer = saver, previewer, measurer
+        most = min(KEPT_MASKS, max(1, KEPT_PIXELS // cache.size_px**2))
+        read = functools.partial(_read_control, size_px=cache.size_px, fit=cache.fit)
+        self.read_control = functools.lru_cache(most)(read)
         self.schedule, self.steered = module.schedule, module.control is not None
         self.items = len(pattern) * max(len(group) for group in groups)
         self.checks = len(held_out) * len(CHECK_TIMES)
@@ -95,13 +102,9 @@ class EngineTask(Task):
     ) -> Sample:
         sample = {"latent": latent, self.text_key: self.text[prompt], **drawn}
         if self.steered:
-            sample["control"] = self._load_control(picture, k)
+            assert picture.mask_path is not None
+            sample["control"] = self.read_control(picture.mask_path, k)
         return sample
-
-    def _load_control(self, picture: Picture, k: int) -> torch.Tensor:
-        assert picture.mask_path is not None
-        mask = load_mask(picture.mask_path, self.cache.size_px, self.cache.fit)
-        return control_of(np.ascontiguousarray(turn(mask, k)))
 
     def name_items(self, items: Sequence[int]) -> list[str]:
         """Return the files behind `items`."""
@@ -118,6 +121,10 @@ class EngineTask(Task):
     def save(self, folder: Path) -> list[Path]:
         """Write what the command saves."""
         return self.saver(folder) if self.saver else []
+
+
+def _read_control(path: Path, k: int, *, size_px: int, fit: Fit) -> torch.Tensor:
+    return control_of(np.ascontiguousarray(turn(load_mask(path, size_px, fit), k)))
 
 
 def control_of(mask: np.ndarray) -> torch.Tensor:

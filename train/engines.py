@@ -116,7 +116,8 @@ def adapt_masks(asked: AdaptMasks) -> Outcome:
     trained, held_out = _split_shots(asked, pictures)
     with open_session(asked, "adapt-masks", data) as session:
         for path, strength in under:
-            load_adapter(path, session.base, strength).requires_grad_(False)
+            adapter = load_adapter(path, session.base, strength).requires_grad_(False)
+            adapter.to(session.accelerator.device)  # no part of what is trained, which moves there
         spec = AdapterSpec(
             kind=asked.kind,
             dim=asked.dim,
@@ -249,7 +250,8 @@ def _make_task(
         adapter=adapter,
         vessel_weight=vessel_weight,
     )
-    session.halve_frozen()
+    session.rest_encoders()
+    session.place_networks(module)
     prompts = _prompts_of(pictures)
     layout: dict[str, Any] = {"size_px": session.size_px, "fit": asked.fit}
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -25,9 +26,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from univg.errors import DataError, Problem, ProblemReport
+from univg.errors import DataError, Problem, ProblemReport, UserError
 from univg.files import make_folder, sha256_hex, sha256_of_file, write_atomic
 from univg.images import PictureError
+from univg.loop.memory import is_out_of_memory, release
 from univg.progress import Progress
 from univg.resize import Fit
 
@@ -324,8 +326,28 @@ class _Encoder:
         self.vae = vae
         self.device = next(vae.parameters()).device
         self.batched = self.device.type != "cpu"
+        self.most = sys.maxsize  # pictures at once; one by one after memory did not suffice
 
     def __call__(self, pixels: torch.Tensor) -> list[Moments]:
+        moments: list[Moments] = []
+        while len(moments) < len(pixels):
+            part = pixels[len(moments) :][: self.most]
+            try:
+                moments += self._encode(part)
+                continue
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(part) == 1:
+                    raise UserError(
+                        "out of memory as a single picture is encoded; take a smaller --size-px"
+                    ) from error
+            # After the except block: while it lasts, the error holds on to what was encoded.
+            release()
+            self.most = 1
+        return moments
+
+    def _encode(self, pixels: torch.Tensor) -> list[Moments]:
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             spread = self.vae.encode(pixels.to(self.device)).latent_dist
         means, stds = spread.mean.float().cpu(), spread.std.float().cpu()

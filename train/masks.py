@@ -36,6 +36,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "schedule": "cosine",
         "warmup_steps": 100,
     },
+    "gpu-8gb": {
+        "max_steps": 2500,
+        "batch": 8,
+        "micro_batch": 1,
+        "optimizer": "adamw",
+        "schedule": "cosine",
+        "warmup_steps": 100,
+        "gradient_checkpointing": True,
+    },
     "laptop": {
         "optimizer": "adamw",
         "max_steps": 400,

@@ -15,8 +15,9 @@ from annotated_types import Ge, Le, Lt
 
 from univg.config import settings
 from univg.loop import options as of_the_loop
-from univg.loop.options import Preset, Training
+from univg.loop.options import Training
 
+Preset = Literal["paper", "laptop", "gpu-8gb", "gpu-24gb"]
 Fit = Literal["stretch", "crop", "pad"]
 
 
@@ -27,7 +28,8 @@ class Engine(Training):
     base: str = "nano"
     """`nano` (embedded), a diffusers folder, a single-file .safetensors checkpoint, or a hub id."""
     preset: Preset | None = None
-    """Named values: paper, laptop, gpu-24gb. Default: laptop for nano, paper for other bases."""
+    """Named values: paper, laptop, gpu-24gb, gpu-8gb (not for the whole UNet). Default: laptop for
+    nano, paper for other bases."""
     size_px: Annotated[int, Ge(64), Le(2048)] | None = None
     """Side of the square pictures; default: the base's own."""
     fit: Fit = "stretch"

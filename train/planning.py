@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from univg.sd import inspect_base
+from univg.sd_compute import choose_precision
 
 from .options import Engine
 
@@ -39,10 +40,13 @@ def describe_plan(asked: Engine, kind: Kind, written: str) -> str:
     info = inspect_base(asked.base)
     unet = info.parameters["unet"]
     trained = SHARES[kind] * unet
-    whole = sum(info.parameters.values()) + (0 if kind == "unet" else trained)
+    # A GPU holds what a step needs; autoencoder and text encoder wait outside.
+    whole = unet if on_gpu() else sum(info.parameters.values())
+    whole += 0 if kind == "unet" else trained
     load: Load = kind if kind in {"unet", "control"} else "adapter"
     size = asked.size_px or info.native_px
-    need = estimate_bytes(info.configs["unet"], whole, trained, asked, size, load)
+    frozen = bytes_of_frozen(choose_precision(asked.precision))
+    need = estimate_bytes(info.configs["unet"], whole, trained, asked, size, load, frozen)
     total = asked.max_steps * asked.batch
     steps = f"{asked.max_steps} steps of {asked.batch}, {total} samples"
     if asked.stop_at:
@@ -73,18 +77,33 @@ def estimate_bytes(
     asked: Engine,
     size_px: int,
     load: Load,
+    frozen: int = 4,
 ) -> float:
     """Return a rough estimate of the memory that training needs.
 
-    `unet` is the UNet's configuration; of `whole` weights, `trained` move.
+    `unet` is the UNet's configuration; of `whole` weights, `trained` move, the others take `frozen`
+    bytes each.
     """
-    state = (STATE_BYTES[asked.optimizer or "adamw"] - 4) * trained
+    weights = frozen * (whole - trained)
+    state = STATE_BYTES[asked.optimizer or "adamw"] * trained
     state += 4 * trained if asked.ema else 0
     side = size_px // 8
     floats = ACTIVATION_FLOATS[load][bool(asked.gradient_checkpointing)]
     micro = asked.micro_batch or asked.batch or 1
     share = int(unet["block_out_channels"][0]) / SD15_WIDTH
-    return 4.0 * whole + state + 4.0 * micro * side * side * floats * share
+    return weights + state + 4.0 * micro * side * side * floats * share
+
+
+def bytes_of_frozen(precision: str) -> int:
+    """Return the bytes of a weight that does not move: GPUs keep it in mixed `precision`."""
+    return 2 if on_gpu() and precision in {"bf16", "fp16"} else 4
+
+
+def on_gpu() -> bool:
+    """Whether a GPU will compute."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def free_bytes() -> tuple[int, str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from univg.config import to_yaml
 from univg.errors import UserError
-from univg.files import make_folder, write_atomic
+from univg.files import make_folder, remove_temporaries, write_atomic
 from univg.loop import run_files
 from univg.manifest import claim_folder, lock_folder
 from univg.progress import show_progress
@@ -67,11 +67,11 @@ class Session:
             print(text, flush=True)  # noqa: T201
 
     def open_cache(self) -> LatentCache:
-        """Return the cache of latents, to be filled."""
+        """Return the cache of latents, to be filled; what encodes is on the device for it."""
         from .latents import LatentCache
 
         accelerator = self.accelerator
-        self.base.to(accelerator.device)
+        self.wake_encoders()
         return LatentCache(
             self.asked.cache or self.out / "cache",
             self.base,
@@ -98,8 +98,25 @@ class Session:
         with bar as progress:
             return cache.prepare(pictures, turns, progress=progress, skip_bad=skip_bad)
 
-    def halve_frozen(self) -> None:
-        """On a GPU keep a UNet that does not move in the precision that is computed in."""
+    def wake_encoders(self) -> None:
+        """Bring autoencoder and text encoder to the device."""
+        for part in (self.base.vae, self.base.text_encoder):
+            part.to(self.accelerator.device)
+
+    def rest_encoders(self) -> None:
+        """Free a GPU's memory of what a step does not need; who draws brings it back."""
+        from univg.loop.memory import release
+
+        if self.accelerator.device.type == "cuda":
+            for part in (self.base.vae, self.base.text_encoder):
+                part.to("cpu")
+            release()
+
+    def place_networks(self, module: torch.nn.Module) -> None:
+        """Bring `module`, the UNet in it, to the device.
+
+        On a GPU a UNet that does not move is kept in the precision that is computed in.
+        """
         import torch
 
         from univg.sd import quiet
@@ -111,6 +128,7 @@ class Session:
         if dtype is not None and not moves and self.accelerator.device.type == "cuda":
             with quiet():
                 unet.to(dtype)
+        module.to(self.accelerator.device)
 
     def embed(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
         """Return the embedding of each prompt and of the empty one."""
@@ -130,14 +148,18 @@ def open_session(
 ) -> Iterator[Session]:
     """Set up the run `command`; `data` names what it learns from, by checksum."""
     from univg.loop.device import make_accelerator
+    from univg.loop.memory import release
     from univg.sd import load_base
 
     check_packages(asked)
     make_folder(asked.out)
+    release()  # of a run before this one, as a fold is
     accelerator = make_accelerator(asked)
+    accelerator.wait_for_everyone()  # no process is still writing to the folder
     with contextlib.ExitStack() as stack:
         if accelerator.is_main_process:
             stack.enter_context(lock_folder(asked.out))
+            remove_temporaries(asked.out)
         base = load_base(base_name or asked.base)
         if accelerator.is_main_process:
             identity = run_files.identify_run(
@@ -197,6 +219,8 @@ def run_loop(session: Session, task: EngineTask) -> Outcome:
     asked = session.asked
     session.say(describe_start(session, task))
     outcome = train(task, asked, session.accelerator, session.say)
+    session.accelerator.free_memory()  # the optimizer's state is not needed to draw
+    session.wake_encoders()
     if task.is_held_out and (outcome.best_step or outcome.steps) < outcome.steps:
         outcome.files += run_files.save_best(session.out, task) if session.is_first else []
     if session.is_first:
@@ -207,14 +231,15 @@ def run_loop(session: Session, task: EngineTask) -> Outcome:
 
 def describe_start(session: Session, task: EngineTask) -> str:
     """Return what is trained, how long and with what memory, in a line or two."""
-    from .planning import describe_memory, estimate_bytes, free_bytes
+    from .planning import bytes_of_frozen, describe_memory, estimate_bytes, free_bytes
 
     asked, accelerator = session.asked, session.accelerator
     trained = sum(weight.numel() for weight in task.trained().values())
     whole = sum(weight.numel() for weight in task.module.parameters())
     precision = accelerator.mixed_precision
     kind: Load = "control" if task.steered else "adapter" if trained < whole / 2 else "unet"
-    need = estimate_bytes(session.base.unet.config, whole, trained, asked, session.size_px, kind)
+    frozen, config = bytes_of_frozen(precision), session.base.unet.config
+    need = estimate_bytes(config, whole, trained, asked, session.size_px, kind, frozen)
     processes = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
     text = (
         f"{task.name} on base {session.base.name}: {trained / 1e6:,.2f} M of {whole / 1e6:,.2f} M "

@@ -10,8 +10,6 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from univg.report import Section, _rich
-
 Points = Sequence[tuple[float, float]]
 
 WIDTH = 360
@@ -44,15 +42,6 @@ class Spread:
     mean: float
     low: float | None = None
     high: float | None = None
-
-
-def add_chart(section: Section, svg: str, caption: str) -> None:
-    """Add a chart to a page as a numbered figure."""
-    section.page.figures += 1
-    number = f"<b>Figure {section.page.figures}.</b>"
-    section._parts.append(
-        f"<figure>{svg}<figcaption>{number} {_rich(caption)}</figcaption></figure>"
-    )
 
 
 def draw_bars(groups: Sequence[tuple[str, Sequence[Bar]]], alt: str, *, most: float = 100) -> str:

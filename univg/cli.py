@@ -108,7 +108,7 @@ COMMANDS: dict[str, Command] = {
         "five shots to pairs and a segmenter, in one go",
         leading=("--config",),
     ),
-    "demo": Command("univg.demo", "Demo", "masks and adapted engines, measured, as one page"),
+    "demo": Command("univg.demo", "Demo", "the recipe on made-up shots, its answer, as one page"),
 }
 
 GROUPS = {

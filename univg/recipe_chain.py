@@ -196,7 +196,7 @@ def train_image_engine(asked: Recipe) -> Step:
     after = ["look"] if asked.unlabelled is not None else []
     return Step(
         name="image-engine", words="ControlNet on the shots", settings=values,
-        inputs=[asked.shots, *_base_of(asked)], after=after, work=work,
+        inputs=[*_pairs_of(asked.shots), *_base_of(asked)], after=after, work=work,
     )  # fmt: skip
 
 
@@ -217,7 +217,7 @@ def make_pairs(asked: Recipe) -> Step:
 
     values = {"engine": asked.image_engine, "modality": _modality(asked), "seed": asked.seed}
     after = [masks, *(["image-engine"] if asked.image_engine == "diffusion" else [])]
-    inputs = [asked.shots] if asked.image_engine == "composite" else []
+    inputs = _pairs_of(asked.shots) if asked.image_engine == "composite" else []
     return Step(
         name="pairs", words=f"{asked.pairs} pairs, {asked.image_engine}", settings=values,
         inputs=inputs, after=after, work=work,
@@ -243,7 +243,7 @@ def gate_pairs(asked: Recipe) -> Step:
 
     return Step(
         name="gate", words="every pair measured", settings={"keep": asked.keep},
-        inputs=[asked.shots], after=["pairs"], work=work,
+        inputs=_pairs_of(asked.shots), after=["pairs"], work=work,
     )  # fmt: skip
 
 
@@ -265,8 +265,8 @@ def fit_segmenter(asked: Recipe, name: str, network: str | None, ending: str) ->
     what = "the shots alone" if name == "alone" else "shots and pairs"
     return Step(
         name=name + ending, kind=name, words=f"{name_network(asked, network)} on {what}",
-        settings=values, inputs=[asked.shots], after=["pairs", "gate"] if name == "both" else [],
-        work=work,
+        settings=values, inputs=_pairs_of(asked.shots),
+        after=["pairs", "gate"] if name == "both" else [], work=work,
     )  # fmt: skip
 
 
@@ -284,7 +284,7 @@ def predict_test(asked: Recipe, name: str, network: str | None, ending: str) -> 
 
     return Step(
         name=f"found-{model}", kind=f"found-{name}", words="vessels found in the test images",
-        inputs=[test], after=[model], work=work,
+        settings={"names": _names_of(test)}, inputs=_pairs_of(test), after=[model], work=work,
     )  # fmt: skip
 
 
@@ -327,7 +327,8 @@ def evaluate_test(asked: Recipe, network: str | None, ending: str) -> Step:
         return {**facts, "images": len(found.measured)}
 
     return Step(
-        name=f"test{ending}", kind="test", inputs=[test], after=[alone, both], work=work,
+        name=f"test{ending}", kind="test", settings={"names": _names_of(test)},
+        inputs=_pairs_of(test), after=[alone, both], work=work,
         words=f"{name_network(asked, network)}: both measured on the test set", algorithm=2,
     )  # fmt: skip
 
@@ -363,6 +364,18 @@ def _masks_of(shots: Path) -> list[Path]:
     from univg.pairs import find_masks
 
     return find_masks(shots)
+
+
+def _pairs_of(folder: Path) -> list[Path]:
+    """Return the files of the pairs; what else lies in the folder changes nothing."""
+    from univg.pairs import open_pairs
+
+    pairs = open_pairs(folder).pairs
+    return [path for pair in pairs for path in (pair.image, pair.mask, pair.fov) if path]
+
+
+def _names_of(folder: Path) -> list[str]:
+    return [path.name for path in _pairs_of(folder)]
 
 
 def _card_name(asked: Recipe) -> str:

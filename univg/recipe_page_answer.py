@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from univg.charts import Bar, Spread, add_chart, draw_bars, draw_differences
+from univg.charts import Bar, Spread, draw_bars, draw_differences
 from univg.errors import DataError
 from univg.images import ImageArray, read_image
 from univg.masks import inspect_mask
@@ -148,8 +148,7 @@ def _add_charts(section: Section, answer: Answer) -> None:
         bars = [_bar(answer, method, metric) for method in (ALONE, BOTH)]
         groups.append((title, bars))
         told += [f"{title} {bar.label} {bar.value:.1f}" for bar in bars]
-    add_chart(
-        section,
+    section.drawing(
         draw_bars(groups, f"Bars: {', '.join(told)}"),
         "Means over the test images; whiskers are 95 % intervals of the mean (bootstrap).",
     )
@@ -165,8 +164,7 @@ def _add_charts(section: Section, answer: Answer) -> None:
     if not spreads:
         return
     told = [f"{each.label} {each.mean:+.1f} on average" for each in spreads]
-    add_chart(
-        section,
+    section.drawing(
         draw_differences(
             spreads,
             f"Differences image by image: {', '.join(told)}",

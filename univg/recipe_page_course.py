@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from univg.charts import Points, add_chart, draw_lines, smooth
+from univg.charts import Points, draw_lines, smooth
 from univg.recipe_steps import Result
 from univg.report import Page, Section
 
@@ -99,7 +99,7 @@ def _add_lines(section: Section, words: str, series: Sequence[tuple[str, Points]
     if not series:
         return
     ends = ", ".join(f"{name} {points[-1][1]:.3f}" for name, points in series)
-    add_chart(section, draw_lines(series, f"{words}; at the end {ends}"), f"{words}.")
+    section.drawing(draw_lines(series, f"{words}; at the end {ends}"), f"{words}.")
 
 
 def _losses(rows: Sequence[Mapping[str, Any]], key: str) -> Points:

@@ -233,6 +233,14 @@ class Section:
             f"<figcaption>{number} {_rich(caption)}</figcaption></figure>"
         )
 
+    def drawing(self, svg: str, caption: str) -> None:
+        """Add an inline SVG as a numbered figure."""
+        self.page.figures += 1
+        number = f"<b>Figure {self.page.figures}.</b>"
+        self._parts.append(
+            f"<figure>{svg}<figcaption>{number} {_rich(caption)}</figcaption></figure>"
+        )
+
     def comparison(
         self, labels: Sequence[str], cases: Sequence[Sequence[ImageArray]], alt: str, caption: str
     ) -> None:

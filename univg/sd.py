@@ -65,6 +65,8 @@ __all__ = [
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DECODED_AT_ONCE = 2
+"""Pictures that a GPU decodes at once: the decoder's widest layers need more than all the steps."""
 SAMPLED_VALUES = 64
 """Values of each tensor that the identity of a base is made of."""
 
@@ -261,10 +263,15 @@ def encode_images(
 @torch.no_grad()
 def decode_latents(base: Base, latents: torch.Tensor) -> npt.NDArray[np.uint8]:
     """Return the images (N, H, W, 3) uint8 of scaled `latents` (N, C, h, w)."""
-    unscaled = latents.to(base.vae.device, base.vae.dtype) / base.scaling + base.shift
-    pixels = base.vae.decode(unscaled).sample
-    pixels = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    images: npt.NDArray[np.uint8] = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    device, dtype = base.vae.device, base.vae.dtype
+    unscaled = (latents.to(device).float() / base.scaling + base.shift).to(dtype)
+    # On a CPU all at once: there the size of a batch decides how products are rounded.
+    together = DECODED_AT_ONCE if device.type == "cuda" else max(1, len(latents))
+    planes = []
+    for part in unscaled.split(together):
+        pixels = base.vae.decode(part).sample
+        planes.append(((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
+    images: npt.NDArray[np.uint8] = torch.cat(planes).permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return images
 
 

@@ -4,12 +4,14 @@ In: factors from a file (`univg.sd_adapter_files`) or fresh ones (`univg.train.a
 `Adapter` that is attached to a base with a strength λ, stacked on others, taken off, saved, or
 merged for good: W' = W + λ·(alpha/rank)·ΔW.
 
-An adapter hooks the modules that it changes and adds its own output to theirs. So the UNet keeps
-its keys and its bytes, stacking is a sum, and λ can change between two calls.
+An adapter rides on the modules that it changes: LoRA adds an output of its own to theirs, LoHa
+has them run their operation on W + λ·ΔW. So the UNet keeps its keys and its bytes, stacking is a
+sum, and λ can change between two calls.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,9 +63,11 @@ class LoraPart(nn.Module):
         """Return what ΔW adds to the output of `module` for its input `x`."""
         down, up = _cast(self.down, x), _cast(self.up, x)
         if isinstance(module, nn.Conv2d):
-            inner = _apply(x, down, module)
-            return functional.conv2d(inner, up) * (self.alpha / self.rank)
-        return functional.linear(functional.linear(x, down), up) * (self.alpha / self.rank)
+            found = functional.conv2d(_apply(x, down, None, module), up)
+        else:
+            found = functional.linear(functional.linear(x, down), up)
+        scale = self.alpha / self.rank
+        return found if scale == 1 else found * scale
 
 
 class LohaPart(nn.Module):
@@ -89,14 +93,14 @@ class LohaPart(nn.Module):
         product = (self.w1_a @ self.w1_b) * (self.w2_a @ self.w2_b)
         return (product * (self.alpha / self.rank)).reshape(*shape)
 
-    def forward(self, x: torch.Tensor, module: nn.Module) -> torch.Tensor:
-        """Return what ΔW adds to the output of `module` for its input `x`."""
+    def forward(self, weight: torch.Tensor, strength: float) -> torch.Tensor:
+        """Return `weight` + λ·ΔW, in its precision."""
         scale = self.alpha / self.rank
-        dtype = _working_dtype(x)
+        factors = (each.to(weight.device) for each in self.factors().values())
         delta: torch.Tensor = _Hadamard.apply(  # type: ignore[no-untyped-call]
-            self.w1_a, self.w1_b, self.w2_a, self.w2_b, scale, dtype
+            *factors, scale, weight.dtype
         )
-        return _apply(x, delta.reshape(module.weight.shape), module)  # type: ignore[arg-type]
+        return torch.add(weight, delta.reshape(weight.shape), alpha=strength)
 
 
 class _Hadamard(torch.autograd.Function):
@@ -152,7 +156,10 @@ class Adapter(nn.Module):
         targets = name_modules(*roots)
         for name, part in self.named_parts():
             part.to(targets[name].weight.device)  # type: ignore[arg-type]
-            self._handles.append(targets[name].register_forward_hook(self._hook(part)))
+            if isinstance(part, LohaPart):
+                self._handles.append(_Rider(targets[name], part, self))
+            else:
+                self._handles.append(targets[name].register_forward_hook(self._hook(part)))
         return self
 
     def detach(self) -> None:
@@ -217,7 +224,7 @@ class Adapter(nn.Module):
         """Add λ·ΔW to the weights of `roots` for good; detach first."""
         merge_adapters([self], *roots)
 
-    def _hook(self, part: Part) -> Any:
+    def _hook(self, part: LoraPart) -> Any:
         def add_change(module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> Any:
             if self.strength == 0:
                 return output
@@ -225,6 +232,37 @@ class Adapter(nn.Module):
             return output + (change if self.strength == 1 else change * self.strength)
 
         return add_change
+
+
+RIDERS = "_univg_riders"
+
+
+class _Rider:
+    """A LoHa on a module, whose operation then runs once for both, on W + Σ λ·ΔW.
+
+    Its ΔW is as large as W: beside the module, as LoRA is, it would cost the operation twice.
+    """
+
+    def __init__(self, module: nn.Module, part: LohaPart, adapter: Adapter) -> None:
+        self.module, self.part, self.adapter = module, part, adapter
+        self.own: dict[str, Any] = vars(module)
+        self.own.setdefault(RIDERS, []).append(self)
+        self.own["forward"] = functools.partial(_run_changed, module)
+
+    def remove(self) -> None:
+        """Get off; after the last one, the module is as it was."""
+        self.own[RIDERS].remove(self)
+        if not self.own[RIDERS]:
+            del self.own["forward"], self.own[RIDERS]
+
+
+def _run_changed(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Do what `module` does, with the changes of all that ride on it."""
+    weight: torch.Tensor = module.weight  # type: ignore[assignment]
+    for rider in getattr(module, RIDERS):
+        if rider.adapter.strength != 0:
+            weight = rider.part(weight.to(_working_dtype(x)), rider.adapter.strength)
+    return _apply(x, weight, module.bias, module)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -321,13 +359,16 @@ def _working_dtype(x: torch.Tensor) -> torch.dtype:
 
 
 def _cast(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    return weight.to(_working_dtype(x))
+    # The device too: a text encoder may have been sent away from the GPU since.
+    return weight.to(x.device, _working_dtype(x))
 
 
-def _apply(x: torch.Tensor, weight: torch.Tensor, module: nn.Module) -> torch.Tensor:
-    """Return the module's own operation with `weight` in place of its weight and bias."""
+def _apply(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, module: nn.Module
+) -> torch.Tensor:
+    """Return the module's own operation with `weight` and `bias` in place of its own."""
     if isinstance(module, nn.Conv2d):
         return functional.conv2d(
-            x, weight, None, module.stride, module.padding, module.dilation, module.groups
+            x, weight, bias, module.stride, module.padding, module.dilation, module.groups
         )
-    return functional.linear(x, weight)
+    return functional.linear(x, weight, bias)

@@ -22,7 +22,8 @@ def choose_precision(asked: str) -> str:
     if asked != "auto":
         return asked
     if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        # Emulated, as on GPUs before Ampere, bf16 is slower than fp16.
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "bf16" if torch.backends.mps.is_available() or _cpu_has_bf16() else "no"
 
 
@@ -36,12 +37,20 @@ def set_attention(network: Any, kind: Attention, side: int) -> None:
 
     `side` is that of its latents [px].
     """
+    kind = resolve_attention(kind, side)
     if kind == "xformers":
         _set_xformers(network)
-    elif kind == "plain" or (kind == "auto" and _is_plain_faster(side)):
+    elif kind == "plain":
         from diffusers.models.attention_processor import AttnProcessor
 
         network.set_attn_processor(AttnProcessor())
+
+
+def resolve_attention(kind: Attention, side: int) -> Attention:
+    """Return the kernels that `set_attention` takes for `kind`."""
+    if kind != "auto":
+        return kind
+    return "plain" if _is_plain_faster(side) else "sdpa"
 
 
 def _is_plain_faster(side: int) -> bool:
@@ -60,5 +69,10 @@ def _set_xformers(network: Any) -> None:
 
 def set_layout(network: Any, channels_last: bool | None) -> None:
     """Lay weights out channels last, which GPUs prefer; None: on a GPU."""
-    if channels_last or (channels_last is None and torch.cuda.is_available()):
+    if resolve_layout(channels_last):
         network.to(memory_format=torch.channels_last)
+
+
+def resolve_layout(channels_last: bool | None) -> bool:
+    """Return whether `set_layout` lays weights out channels last."""
+    return torch.cuda.is_available() if channels_last is None else channels_last

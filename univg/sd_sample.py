@@ -85,7 +85,10 @@ class Sampler:
         self.scheduler = make_scheduler(base, sampling.scheduler)
         with warnings.catch_warnings():  # diffusers' way with arrays is not that of numpy 2
             warnings.simplefilter("ignore", DeprecationWarning)
-            self.scheduler.set_timesteps(sampling.steps, device=base.unet.device)
+            self.scheduler.set_timesteps(sampling.steps)
+        # Schedulers look into tables on the CPU: asked with times of a GPU, they wait for it.
+        self.times = self.scheduler.timesteps.to(self.device)
+        self._nothing = torch.nn.Identity()
         self._embedded: dict[str, torch.Tensor] = {}
 
     def _set_up(self, compute: Compute) -> None:
@@ -102,8 +105,20 @@ class Sampler:
             set_attention(network, compute.attention, max(self.size_px) // self.base.vae_factor)
             set_layout(network, compute.channels_last)
         if compute.compile:
-            self.unet = torch.compile(self.base.unet)
-            self.control = torch.compile(self.control) if self.control is not None else None
+            self.unet = torch.compile(self.base.unet, dynamic=False)
+            if self.control is not None:
+                self.control = torch.compile(self.control, dynamic=False)
+        if device.type == "cuda":
+            self._set_up_vae(dtype, compute)
+
+    def _set_up_vae(self, dtype: torch.dtype, compute: Compute) -> None:
+        """Have a GPU decode in bf16 where it draws in it, not cast fp32 weights each time."""
+        vae: Any = self.base.vae
+        with quiet():
+            vae.to(torch.bfloat16 if dtype == torch.bfloat16 else torch.float32)
+        set_layout(vae, compute.channels_last)
+        if compute.compile:
+            vae.decoder.compile(dynamic=False)
 
     @torch.no_grad()
     def draw(
@@ -125,10 +140,10 @@ class Sampler:
         latents = latents * scheduler.init_noise_sigma
         mixed = torch.autocast(self.device.type, self.dtype, enabled=self.mixed)
         with self._masks_embedded(), mixed:
-            for step in scheduler.timesteps:
+            for step, time in zip(scheduler.timesteps, self.times, strict=True):
                 noisy = torch.cat([latents, latents]) if guided else latents
                 noisy = scheduler.scale_model_input(noisy, step)
-                found = self._predict(noisy.to(self.dtype), step, text, condition).float()
+                found = self._predict(noisy.to(self.dtype), time, text, condition).float()
                 if guided:
                     without, with_prompt = found.chunk(2)
                     found = without + self.sampling.guidance * (with_prompt - without)
@@ -138,7 +153,7 @@ class Sampler:
     def _predict(
         self,
         noisy: torch.Tensor,
-        step: torch.Tensor,
+        time: torch.Tensor,
         text: torch.Tensor,
         condition: torch.Tensor | None,
     ) -> torch.Tensor:
@@ -146,7 +161,7 @@ class Sampler:
         if self.control is not None and condition is not None:
             down, middle = self.control(
                 noisy,
-                step,
+                time,
                 encoder_hidden_states=text,
                 controlnet_cond=condition,
                 conditioning_scale=self.sampling.control_strength,
@@ -157,7 +172,7 @@ class Sampler:
                 "mid_block_additional_residual": middle,
             }
         found: torch.Tensor = self.unet(
-            noisy, step, encoder_hidden_states=text, return_dict=False, **extra
+            noisy, time, encoder_hidden_states=text, return_dict=False, **extra
         )[0]
         return found
 
@@ -170,7 +185,8 @@ class Sampler:
     def _embed(self, prompts: Sequence[str]) -> torch.Tensor:
         missing = sorted(set(prompts) - set(self._embedded))
         for prompt in missing:  # one by one: what stands beside a prompt must not change its bits
-            self._embedded[prompt] = embed_prompts(self.base, [prompt])[0].to(self.dtype)
+            embedded = embed_prompts(self.base, [prompt])[0]
+            self._embedded[prompt] = embedded.to(self.device, self.dtype)
         return torch.stack([self._embedded[prompt] for prompt in prompts])
 
     def _embed_masks(self, masks: Sequence[npt.NDArray[np.bool_]]) -> torch.Tensor | None:
@@ -194,17 +210,23 @@ class Sampler:
             yield
             return
         embedding = control.controlnet_cond_embedding
-        control.controlnet_cond_embedding = torch.nn.Identity()
+        control.controlnet_cond_embedding = self._nothing
         try:
             yield
         finally:
             control.controlnet_cond_embedding = embedding
 
     def _decode(self, latents: torch.Tensor) -> npt.NDArray[np.uint8]:
+        vae: Any = self.base.vae
+        home = vae.device
         # In fp16 the VAE of SD 1.5 overflows.
-        is_bf16 = self.dtype == torch.bfloat16
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=is_bf16):
-            return decode_latents(self.base, latents)
+        is_mixed = self.dtype == torch.bfloat16 and vae.dtype != torch.bfloat16
+        try:
+            vae.to(self.device)  # while an engine is trained, it rests outside a small GPU
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=is_mixed):
+                return decode_latents(self.base, latents)
+        finally:
+            vae.to(home)
 
 
 def choose_device(asked: str) -> str:
@@ -212,7 +234,9 @@ def choose_device(asked: str) -> str:
     if asked != "auto":
         return asked
     if torch.cuda.is_available():
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # set by launchers of many processes
+        # Launchers of many processes number them; some show each process one GPU alone.
+        rank = int(os.environ.get("LOCAL_RANK", "0"))
+        return f"cuda:{rank % torch.cuda.device_count()}"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
