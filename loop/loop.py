@@ -101,7 +101,9 @@ class _Run:
             raise AssertionError(f"{self.task.name}: nothing to train")
         optimizer = make_optimizer(asked, weights)
         self.micro_batch = min(asked.micro_batch or self.batch, self.batch // self.world)
-        network = torch.compile(self.task.module) if asked.compile else self.task.module
+        module = self.task.module
+        # Validation goes one by one, training in batches: a graph for each, no vague one for both.
+        network = torch.compile(module, dynamic=False) if asked.compile else module
         # Before accelerate takes hold of the optimizer's step, which the schedule watches. It
         # counts our steps; accelerate's wrapper would count those of all processes.
         self.schedule = make_schedule(asked, optimizer)

@@ -17,7 +17,6 @@ from annotated_types import Ge, Gt, Le
 from univg.config import check, settings
 from univg.errors import ConfigError
 
-Preset = Literal["paper", "laptop", "gpu-24gb"]
 Optimizer = Literal["adamw", "adam", "adamw8bit"]
 Schedule = Literal["constant", "constant_with_warmup", "cosine", "linear"]
 Precision = Literal["auto", "no", "bf16", "fp16"]

@@ -8,12 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from training_shots import write_shots
+from training_shots import QUICK, write_shots
 
 from univg.config import from_plain
 from univg.errors import ConfigError, DataError, ResumeError
-from univg.generate import images, one, pairs
+from univg.generate import images, masks, one, pairs
 from univg.generate.images import Images
+from univg.generate.masks import Masks
 from univg.generate.one import One
 from univg.generate.pairs import Pairs, mask_folder
 from univg.manifest import read_rows
@@ -122,3 +123,40 @@ def test_pairs_of_contradictions_are_refused_before_masks_are_made(tmp_path):
     with pytest.raises(ConfigError, match="shard"):
         pairs.run(from_plain(Pairs, {**values, "shard": "0/2"}))
     assert not mask_folder(tmp_path / "a").exists()
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory) -> Path:
+    """A mask engine and an image engine of the tiny base, hardly trained."""
+    from univg.testing import tiny_base
+    from univg.train import adapt_images, adapt_masks
+    from univg.train.adapt_images import AdaptImages
+    from univg.train.adapt_masks import AdaptMasks
+
+    place = tmp_path_factory.mktemp("engine")
+    tiny_base(place / "base")
+    values = {**QUICK, "base": str(place / "base"), "shots": write_shots(place / "shots")}
+    values |= {"max_steps": 1, "validate_every": 0, "modality": "fundus"}
+    adapt_masks.run(AdaptMasks(out=place / "masks", **values))
+    adapt_images.run(AdaptImages(out=place / "images", **values))
+    return place
+
+
+def test_a_drawn_item_is_made_again_as_it_was_computed(engine, grown, tmp_path):
+    """Kernels are no setting of a run, but they round in their own ways."""
+    drawn = {"steps": 2, "attention": "sdpa", "channels_last": True, "count": 2, "batch": 3}
+    course = {"batch": 8, "compile": False, "attention": "sdpa", "channels_last": True}
+    values = {"masks": grown, "engine_dir": engine / "images", "out": tmp_path / "pairs", **drawn}
+    images.run(from_plain(Images, values))
+    values = {"engine_dir": engine / "masks", "out": tmp_path / "masks", "threshold": 0.5, **drawn}
+    masks.run(from_plain(Masks, values))
+    for name in ("pairs", "masks"):
+        folder = tmp_path / name
+        row = read_rows(folder)[1]
+        assert row["parameters"]["course"] == course == one.course_of(row)
+        assert "course" not in (folder / "run.json").read_text()
+        assert again(folder, row["id"]).equal
+        row["parameters"]["course"]["attention"] = "nonsense"
+        with pytest.raises(ConfigError, match="attention"):
+            one.make_again(folder, row)
+    assert one.course_of({"parameters": None}) == {} == one.course_of({})

@@ -107,7 +107,8 @@ def test_a_run_goes_on_in_another_memory_layout(place, engines, tmp_path, kind):
 
 def test_pairs_are_drawn_and_any_of_them_again(engines, tmp_path):
     masks_of = ["generate", "masks", "--engine-dir", engines["loha"], "--count", "3"]
-    assert main([*map(str, masks_of), "--out", str(tmp_path / "masks"), "--steps", "2"]) == 0
+    words = ["--out", str(tmp_path / "masks"), "--steps", "2", "--threshold", "0.5"]
+    assert main([*map(str, masks_of), *words]) == 0
     words = ["--masks", tmp_path / "masks", "--engine-dir", engines["look"], "--steps", "2"]
     out = tmp_path / "pairs"
     assert main(["generate", "images", *map(str, words), "--out", str(out), "--batch", "2"]) == 0

@@ -196,3 +196,21 @@ def test_other_errors_are_not_swallowed():
 
     with pytest.raises(UserError, match="out of GPU memory with one sample"):
         fit_micro_batch(never, 4, Memory("GPU memory"))
+
+
+def test_masks_are_decoded_once(task):
+    import numpy as np
+
+    for seed in range(60):
+        task.load(seed % task.items, np.random.default_rng(seed))
+    seen = task.read_control.cache_info()
+    assert seen.misses <= 3 * 8 and seen.hits == 60 - seen.misses
+    assert seen.maxsize == 256
+
+
+def test_what_a_killed_run_left_goes(place, tmp_path):
+    (tmp_path / ".univg-tmp-abc-1-0").write_bytes(b"half a file")
+    (tmp_path / ".univg-tmp-abc-1-1").mkdir()
+    adapt(place, tmp_path, max_steps=1)
+    assert not list(tmp_path.glob(".univg-tmp-*"))
+    assert (tmp_path / "controlnet").is_dir()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from training_shots import QUICK, write_shots
 from univg import sd_source
 from univg.errors import DataError
 from univg.files import TEMPORARY_PREFIX, DiskFullError
+from univg.loop.journal import Journal
 from univg.sd import inspect_base, load_base, load_control, save_base, save_control
 from univg.sd_engine import read_card
 from univg.testing import tiny_base, tiny_control
@@ -129,6 +133,18 @@ def test_a_disk_that_fills_while_weights_are_written_is_one_line(tiny, tmp_path)
     assert "\n" not in str(caught.value)
     assert weights.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["control"]
+
+
+def test_a_disk_that_fills_under_the_tracker_is_one_line(tmp_path):
+    def log(figures, step):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    accelerator: Any = SimpleNamespace(is_main_process=True, trackers=[], log=log)
+    journal = Journal(accelerator, tmp_path, "none", 0)
+    journal.tracks = True
+    with pytest.raises(DiskFullError, match="no space left"):
+        journal.write(1, {"loss": 1.0})
+    journal.close()
 
 
 def test_what_a_killed_process_of_the_same_number_left_is_no_obstacle(tiny, tmp_path):

@@ -7,13 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from univg.errors import DataError, ProblemReport
+from univg.errors import DataError, ProblemReport, UserError
 from univg.images import encode_image
 from univg.masks import encode_mask
 from univg.sd import embed_prompts
 from univg.testing import tiny_base
 from univg.train import latent_shards, latents
-from univg.train.latents import CacheWarning, LatentCache, PromptCache, identify_module
+from univg.train.latents import (
+    CacheWarning,
+    LatentCache,
+    PromptCache,
+    _Encoder,
+    identify_module,
+)
 from univg.train.pictures import Picture, list_pictures_of, load_picture, turn
 
 SIZE = 16
@@ -303,6 +309,28 @@ def test_what_one_process_finds_wrong_stops_all_with_the_same_report(tmp_path, p
     assert told[0] == told[1] and "1.png: is truncated" in told[0]
     healthy = [p for p in pictures if p is not pictures[1]]
     assert all(isinstance(result, tuple) for result in run_ranks(tmp_path, healthy))
+
+
+def test_where_memory_does_not_suffice_pictures_are_encoded_one_by_one(base, monkeypatch):
+    pixels = torch.randn(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    whole, plain, tried = _Encoder(base.vae)(pixels), base.vae.encode, []
+
+    def encode(part, most=1):
+        tried.append(len(part))
+        if len(part) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(part)
+
+    monkeypatch.setattr(base.vae, "encode", encode)
+    encoder = _Encoder(base.vae)
+    for (mean, std), (wanted, spread) in zip(encoder(pixels), whole, strict=True):
+        torch.testing.assert_close(mean, wanted)
+        torch.testing.assert_close(std, spread)
+    encoder(pixels[:2])
+    assert tried == [5, 1, 1, 1, 1, 1, 1, 1]  # it does not try in vain again
+    monkeypatch.setattr(base.vae, "encode", lambda part: encode(part, most=0))
+    with pytest.raises(UserError, match="smaller --size-px"):
+        encoder(pixels)
 
 
 def test_the_vae_is_put_back_as_it_was(tmp_path, pictures):

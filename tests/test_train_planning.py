@@ -9,6 +9,8 @@ import pytest
 
 from univg.sd import build_on_meta
 from univg.sd_checkpoint import sd15_configs
+from univg.train import adapt_images
+from univg.train.adapt_images import AdaptImages
 from univg.train.adapt_masks import PRESETS, AdaptMasks
 from univg.train.options import fill_in
 from univg.train.planning import GIB, SHARES, describe_memory, estimate_bytes
@@ -35,6 +37,19 @@ def test_what_saves_memory_lowers_the_estimate():
     assert need("unet", optimizer="adamw8bit") < need("unet") < need("unet", ema=0.9)
     assert need("lora", gradient_checkpointing=True) < need("lora") < need("lora", batch=8)
     assert need("lora", batch=8, micro_batch=1) == need("lora")
+
+
+def test_the_preset_for_8_gb_fits_into_8_gb():
+    """The base in half precision, all but UNet and ControlNet outside."""
+    asked = AdaptImages(out=Path("o"), shots=Path("s"), base="some/sd15", preset="gpu-8gb")
+    asked = fill_in(asked, adapt_images.PRESETS)
+    trained = SHARES["control"] * UNET
+    config = sd15_configs()["unet"]
+    needs = [
+        estimate_bytes(config, UNET + trained, trained, asked, 512, "control", frozen) / GIB
+        for frozen in (2, 4)
+    ]
+    assert needs[0] < 6.5 < 7 < needs[1]
 
 
 def test_the_estimate_is_said_to_be_one_beside_what_is_free():

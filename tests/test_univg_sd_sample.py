@@ -8,7 +8,15 @@ import torch
 from vessel_pictures import draw_lines
 
 from univg.sd import build_pipeline
-from univg.sd_sample import Compute, Sampler, Sampling, give_back, make_scheduler
+from univg.sd_compute import choose_precision, resolve_attention
+from univg.sd_sample import (
+    Compute,
+    Sampler,
+    Sampling,
+    choose_device,
+    give_back,
+    make_scheduler,
+)
 from univg.testing import fill_weights, tiny_base, tiny_control
 
 PROMPTS = ["vessels", "an eye", "vessels"]
@@ -116,3 +124,46 @@ def test_a_control_net_in_training_may_be_wider_than_the_unet():
     base.unet.to(torch.bfloat16)
     assert control.dtype == torch.float32
     assert np.abs(draw() - wide).mean() < 3
+
+
+def test_prompts_come_to_the_device_of_the_unet():
+    """The text encoder may rest elsewhere; the meta device stands in for a GPU."""
+    base = tiny_base()
+    base.unet.to("meta")
+    sampler = Sampler(base, sampling=Sampling(steps=2), size_px=(64, 64))
+    assert sampler._embed(["a", ""]).is_meta
+    assert sampler.times.is_meta
+    assert sampler.scheduler.timesteps.device.type == "cpu"  # else each step waits for the GPU
+
+
+def test_an_autoencoder_in_bf16_decodes_as_one_in_fp32():
+    def draw(bf16):
+        base = tiny_base()
+        sampler = Sampler(base, sampling=Sampling(steps=2), size_px=(64, 64))
+        if bf16:
+            sampler._set_up_vae(torch.bfloat16, Compute(channels_last=True))
+            assert base.vae.dtype == torch.bfloat16
+        return sampler.draw(["a"], [1]).astype(int)
+
+    exact, rounded = draw(False), draw(True)
+    assert np.abs(exact - rounded).max() > 0 and np.abs(exact - rounded).mean() < 3
+
+
+def test_processes_share_the_gpus_that_each_can_see(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = []
+    for rank, count in ((0, 1), (3, 4), (3, 1), (5, 4)):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        found.append(choose_device("auto"))
+    assert found == ["cuda:0", "cuda:3", "cuda:0", "cuda:1"]
+
+
+def test_a_gpu_that_only_emulates_bf16_computes_in_fp16(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
+    )
+    assert choose_precision("auto") == "fp16"
+    assert choose_precision("bf16") == "bf16"
+    assert resolve_attention("auto", 8) == "sdpa"

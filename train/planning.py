@@ -41,7 +41,7 @@ def describe_plan(asked: Engine, kind: Kind, written: str) -> str:
     unet = info.parameters["unet"]
     trained = SHARES[kind] * unet
     # A GPU holds what a step needs; autoencoder and text encoder wait outside.
-    whole = unet if on_gpu() else sum(info.parameters.values())
+    whole: float = unet if on_gpu() else sum(info.parameters.values())
     whole += 0 if kind == "unet" else trained
     load: Load = kind if kind in {"unet", "control"} else "adapter"
     size = asked.size_px or info.native_px

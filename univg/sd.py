@@ -244,8 +244,8 @@ def encode_moments(base: Base, images: npt.NDArray[np.uint8]) -> tuple[torch.Ten
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
         raise ValueError(f"images are (N, H, W, 3) uint8, not {images.shape} {images.dtype}")
     pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
-    pixels = pixels.to(base.vae.device, base.vae.dtype) / 127.5 - 1
-    posterior = base.vae.encode(pixels).latent_dist
+    pixels = pixels.to(base.vae.device, torch.float32) / 127.5 - 1
+    posterior = base.vae.encode(pixels.to(base.vae.dtype)).latent_dist
     return (posterior.mean - base.shift) * base.scaling, posterior.std * base.scaling
 
 
@@ -266,10 +266,10 @@ def decode_latents(base: Base, latents: torch.Tensor) -> npt.NDArray[np.uint8]:
     device, dtype = base.vae.device, base.vae.dtype
     unscaled = (latents.to(device).float() / base.scaling + base.shift).to(dtype)
     # On a CPU all at once: there the size of a batch decides how products are rounded.
-    together = DECODED_AT_ONCE if device.type == "cuda" else max(1, len(latents))
+    together = DECODED_AT_ONCE if device.type == "cuda" else len(latents)
     planes = []
-    for part in unscaled.split(together):
-        pixels = base.vae.decode(part).sample
+    for start in range(0, len(unscaled), together):
+        pixels = base.vae.decode(unscaled[start : start + together]).sample
         planes.append(((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
     images: npt.NDArray[np.uint8] = torch.cat(planes).permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return images
