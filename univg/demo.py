@@ -54,11 +54,11 @@ class Demo:
     """Leave the engines out: less than a minute instead of several."""
     base: str = "nano"
     """Base whose engines are adapted, as for `univg train adapt-masks`."""
-    mask_steps: Annotated[int, Ge(1)] = 300
+    mask_steps: Annotated[int, Ge(1)] = 150
     """Steps of the mask engine's adaptation."""
-    image_steps: Annotated[int, Ge(1)] = 400
+    image_steps: Annotated[int, Ge(1)] = 200
     """Steps of the image engine's adaptation."""
-    segment_steps: Annotated[int, Ge(1)] = 300
+    segment_steps: Annotated[int, Ge(1)] = 200
     """Steps of each segmenter."""
     pairs: Annotated[int, Ge(6), Le(10_000)] = 60
     """Synthetic pairs that the adapted engines draw."""
