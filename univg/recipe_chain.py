@@ -349,10 +349,13 @@ def _engine_values(asked: Recipe) -> dict[str, Any]:
 
 
 def _base_of(asked: Recipe) -> list[Path]:
-    """Return the files of the base: it is known by its content."""
+    """Return the files of the base: it is known by its weights and settings, not by its card."""
     from univg.sd_source import find_base
 
-    return [find_base(asked.base).path]
+    path = find_base(asked.base).path
+    if path.is_file():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.suffix in {".json", ".safetensors"})
 
 
 def _control_of(asked: Recipe) -> str:
