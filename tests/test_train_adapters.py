@@ -564,6 +564,7 @@ def test_lohas_get_off_in_any_order_and_leave_the_keys_alone():
     assert torch.equal(root.conv_in(x), plain)
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own
 def test_a_ridden_module_compiles_in_one_piece():
     root, _, x = ride("linear", 2)
     compiled = torch.compile(root.conv_in, backend="eager", fullgraph=True)
