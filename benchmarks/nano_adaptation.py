@@ -29,7 +29,7 @@ from univg.agreement import measure_agreement
 from univg.binarise import Cut, cut_mask
 from univg.files import make_folder, write_atomic
 from univg.generate.procedural import render_pair
-from univg.grain import add_grain
+from univg.grain import learn_grain
 from univg.images import encode_image, read_image
 from univg.looks import look_distance
 from univg.masks import encode_mask, read_mask
@@ -42,13 +42,14 @@ from univg.sca.distance import compare
 from univg.sca.synth import Synth
 from univg.sca.synth import run as synthesize
 from univg.sd import Base, load_base, load_control
-from univg.sd_engine import load_engine, read_card
-from univg.seeds import rng_for
+from univg.sd_engine import load_engine, load_refiner, read_card
+from univg.sd_sample import give_back
 from univg.train.adapt_images import AdaptImages
 from univg.train.adapt_images import run as adapt_images
 from univg.train.adapt_masks import AdaptMasks
 from univg.train.adapt_masks import run as adapt_masks
 from univg.train.drawing import sample_pictures
+from univg.train.finishing import Finish
 from univg.train.pictures import to_rgb8
 
 PX = 256
@@ -163,6 +164,9 @@ def measure_images(asked: argparse.Namespace, split: Split, draw: str) -> dict[s
     test = [read_both(path) for path in split.masks(asked.data)["test"]]
     masks, real = [mask for mask, _ in test], [image for _, image in test]
     base = load_base(asked.base)
+    own = [read_both(path) for path in split.shots(asked.data, draw)]
+    shots_only = [image for _, image in own]
+    alone = learn_grain(shots_only, give_back(base, shots_only))
     prompts = [find_modality(split.modality).image_prompt] * len(masks)
     images: dict[str, list[np.ndarray]] = {"real": real}
     images["procedural"] = [
@@ -174,11 +178,13 @@ def measure_images(asked: argparse.Namespace, split: Split, draw: str) -> dict[s
     )
     base, control, card = load_engine(read_card(out, "images"))
     plain = sample_pictures(base, prompts, seed=0, control=control, masks=masks)
+    finisher = load_refiner(card)
     assert card.grain is not None
-    images["without grain"] = plain
-    images["after"] = [
-        add_grain(picture, card.grain, rng_for(0, "grain", k)) for k, picture in enumerate(plain)
-    ]
+    assert finisher is not None
+    images["unfinished"] = plain
+    images["grain alone"] = Finish(alone).apply(plain, masks, 0, "grain")
+    finish = Finish(card.grain, strength=card.refiner_strength, finisher=finisher)
+    images["after"] = finish.apply(plain, masks, 0, "grain")
     polarity = measure_agreement(real, masks).polarity
     result: dict[str, Any] = {"seconds": round(seconds, 1)}
     for name, each in images.items():
@@ -186,10 +192,10 @@ def measure_images(asked: argparse.Namespace, split: Split, draw: str) -> dict[s
         if name != "real":
             result[name] |= describe(look_distance(real, each))
     result["chance"] = measure_agreement(real, masks, polarity=polarity).chance
-    own = [read_both(path) for path in split.shots(asked.data, draw)]
+    result["refiner strength"] = card.refiner_strength
     copying = measure_copying(
         images["after"],
-        [image for _, image in own],
+        shots_only,
         kind="image",
         generated_masks=masks,
         shot_masks=[mask for mask, _ in own],
@@ -220,17 +226,15 @@ def print_tables(found: dict[str, Any]) -> None:
                 f"| {row['after']['frechet']:.2f} | {row['before']['energy']:.3f} "
                 f"| {row['after']['energy']:.3f} |"
             )
-    print(
-        "\n| set, draw | s | FD-looks procedural | before | after, no grain | after "
-        "| clDice real | before | after, no grain | after |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    drawn = ("before", "unfinished", "grain alone", "after")
+    print(f"\n| set, draw | s | FD-looks: procedural | {' | '.join(drawn)} ", end="")
+    print(f"| clDice: real | procedural | {' | '.join(drawn)} | refiner |")
+    print("|---" * (2 * len(drawn) + 6) + "|")
     for key, row in found.items():
         if key.endswith(" images"):
-            drawn = ("before", "without grain", "after")
             looks = [f"{row[name]['frechet']:.1f}" for name in ("procedural", *drawn)]
-            follows = [f"{row[name]['cldice']:.3f}" for name in ("real", *drawn)]
-            cells = " | ".join([*looks, *follows])
+            follows = [f"{row[name]['cldice']:.3f}" for name in ("real", "procedural", *drawn)]
+            cells = " | ".join([*looks, *follows, f"{row['refiner strength']:g}"])
             print(f"| {key[:-7]} | {row['seconds']:.0f} | {cells} |")
 
 

@@ -78,6 +78,7 @@ def build_diffusion(settings: Images) -> ImageMaker:
         seed=settings.seed,
         with_engine=engine,
         grain=settings.grain,
+        refine=settings.refine,
     )
 
 

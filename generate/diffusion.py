@@ -23,7 +23,8 @@ from univg.grain import add_grain
 from univg.masks import BoolMask
 from univg.run_folder import Made
 from univg.sd_compute import resolve_attention, resolve_layout
-from univg.sd_engine import EngineCard, load_engine
+from univg.sd_engine import EngineCard, load_engine, load_refiner
+from univg.sd_refiner import Finisher
 from univg.sd_sample import Compute, Sampler, Sampling, choose_device
 from univg.seeds import rng_for, seed_for
 
@@ -44,9 +45,10 @@ class Engine:
     size_px: tuple[int, int]
     block: int
     sampler: Sampler | None = field(default=None, compare=False, repr=False)
+    finisher: Finisher | None = field(default=None, compare=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "sampler": None}
+        return {**self.__dict__, "sampler": None, "finisher": None}
 
     def load(self) -> Sampler:
         """Return the sampler, loaded."""
@@ -56,6 +58,9 @@ class Engine:
             self.sampler = Sampler(
                 base, control, sampling=self.sampling, compute=self.compute, size_px=self.size_px
             )
+            self.finisher = load_refiner(self.card)
+            if self.finisher is not None:
+                self.finisher.refiner.to(self.sampler.device)
         return self.sampler
 
     def identity(self) -> dict[str, Any]:
@@ -125,6 +130,8 @@ class DiffusionMaker(ImageMaker):
     with_engine: Engine
     grain: float = 1.0
     """Strength of the grain that the card holds."""
+    refine: float = 1.0
+    """Strength of its refiner, of that which the card names."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -132,14 +139,22 @@ class DiffusionMaker(ImageMaker):
 
     def settings(self) -> dict[str, Any]:
         """Return the engine and how it is used."""
-        return {"diffusion": {**self.with_engine.identity(), "grain": self._describe_grain()}}
+        return {"diffusion": {**self.with_engine.identity(), **self._describe_finish()}}
 
-    def _describe_grain(self) -> list[Any]:
-        """Return strength and checksum of the grain."""
-        grain = self.with_engine.card.grain
-        if grain is None or self.grain == 0:
-            return [0.0, ""]
-        return [self.grain, sha256_hex(repr(grain).encode())[:16]]
+    def _describe_finish(self) -> dict[str, list[Any]]:
+        """Return strength and checksum of refiner and grain."""
+        card = self.with_engine.card
+        refined, grainy = self._refining() > 0, card.grain is not None and self.grain > 0
+        grain = sha256_hex(repr(card.grain).encode())[:16]
+        return {
+            "refiner": [self._refining(), card.refiner_sha256[:16]] if refined else [0.0, ""],
+            "grain": [self.grain, grain] if grainy else [0.0, ""],
+        }
+
+    def _refining(self) -> float:
+        """Return how strongly pictures are refined."""
+        card = self.with_engine.card
+        return self.refine * card.refiner_strength if card.refiner else 0.0
 
     @property
     def stage(self) -> str:
@@ -156,9 +171,12 @@ class DiffusionMaker(ImageMaker):
         seeds = [seed_for(self.seed, self.stage, index) for index in indices]
         masks = [mask for _, mask in loaded]
         places = [index % self.block for index in indices]
-        pictures = self.with_engine.draw(places, seeds, masks)
+        pictures = list(self.with_engine.draw(places, seeds, masks))
+        finisher = self.with_engine.finisher
+        if finisher is not None and self._refining() > 0:
+            pictures = finisher.refine(pictures, masks, self._refining())
         parameters = {**self.with_engine.parameters(), **self.with_engine.card.provenance()}
-        parameters |= {"grain": self._describe_grain(), "course": self.with_engine.course()}
+        parameters |= {**self._describe_finish(), "course": self.with_engine.course()}
         return [
             Drawn(index, _as_stored(picture), mask, list(mask.shape), parameters)
             for index, picture, mask in zip(indices, pictures, masks, strict=True)

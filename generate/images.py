@@ -92,6 +92,9 @@ class Images(Drawing, Placement):
     """How strictly diffusion follows the mask."""
     grain: Annotated[float, Ge(0), Le(3)] = 1.0
     """Strength of the grain that the engine has learned of the shots, with diffusion; 0: none."""
+    refine: Annotated[float, Ge(0), Le(2)] = 1.0
+    """Strength at which vessels that the autoencoder lost are put back, with diffusion, of that
+    which the engine has chosen on the shots; 0: not at all."""
     count: Annotated[int, Ge(1), Le(10_000_000)] | None = None
     """Pairs to make; default: all masks times --variants."""
     first: Annotated[int, Ge(0)] = 0
@@ -107,9 +110,10 @@ class Images(Drawing, Placement):
     """Refuse masks with grey levels instead of thresholding them."""
 
 
+OF_DIFFUSION = ("prompt", "negative_prompt", "control", "control_strength", "grain", "refine")
 IDLE: dict[str, tuple[str, ...]] = {
-    "procedural": ("prompt", "negative_prompt", "control", "control_strength", "grain"),
-    "composite": ("prompt", "negative_prompt", "control", "control_strength", "grain", "look"),
+    "procedural": OF_DIFFUSION,
+    "composite": (*OF_DIFFUSION, "look"),
     "diffusion": ("look",),
 }
 """Settings that an image engine does not know."""

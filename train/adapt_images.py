@@ -30,14 +30,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "report_samples": 8,
         "unet": "locked",
         "vessel_weight": 0.0,
+        "refine_steps": 0,
     },
-    "gpu-24gb": {"max_steps": 3000, "batch": 8},
+    "gpu-24gb": {"max_steps": 3000, "batch": 8, "refine_steps": 1500},
     "gpu-8gb": {
         "max_steps": 3000,
         "batch": 4,
         "micro_batch": 1,
         "optimizer": "adamw8bit",
         "gradient_checkpointing": True,
+        "refine_steps": 1500,
     },
     "laptop": {
         "max_steps": 500,
@@ -49,6 +51,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "report_samples": 10,
         "unet": "lora",
         "vessel_weight": 4.0,
+        "refine_steps": 600,
     },
 }
 
@@ -73,6 +76,9 @@ class AdaptImages(Engine, Shots):
     as in the paper."""
     look_dim: Annotated[int, Ge(1), Le(1024)] = 16
     """Rank of that adapter."""
+    refine_steps: Annotated[int, Ge(0)] | None = None
+    """Steps of a small network that learns at the end what the autoencoder loses of thin vessels,
+    and puts it back where the mask says; 0: none, as in the paper."""
 
 
 def plan(asked: AdaptImages) -> str:

@@ -6,20 +6,18 @@ In: a session, what it trained and on what. Out: the card in its run folder.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
 
 from univg.binarise import Cut, choose_cut
 from univg.files import sha256_of_file
-from univg.grain import learn_grain
 from univg.masks import BoolMask
 from univg.modalities import find_modality, modality_names
 from univg.sd_engine import CardAdapter, EngineCard, Kind, hash_control, write_card
 from univg.sd_sample import give_back
 from univg.sd_source import EMBEDDED
 
+from .finishing import Finish
 from .options import Engine
 from .session import Session
 
@@ -35,12 +33,12 @@ def write_engine(
     control: str = "",
     own_base: bool = False,
     shots: Sequence[BoolMask] = (),
-    images: Sequence[npt.NDArray[np.uint8]] = (),
+    finish: Finish | None = None,
 ) -> EngineCard | None:
     """Write the card of a run; adapters inside its folder are named relative to it.
 
-    How drawn masks are cut is chosen on `shots`, what grain drawn images get on `images`, both at
-    the size of the run.
+    How drawn masks are cut is chosen on `shots`, at the size of the run; `finish` is what drawn
+    images get.
     """
     if not session.is_first:
         return None
@@ -66,8 +64,16 @@ def write_engine(
         fit=asked.fit,
         zero_terminal_snr=asked.zero_terminal_snr,
         cut=choose_cut(give_back(session.base, shots), shots) if shots else Cut(),
-        grain=learn_grain(images, give_back(session.base, images)) if images else None,
     )
+    if finish is not None:
+        card = replace(card, grain=finish.grain)
+        if finish.refiner is not None:
+            card = replace(
+                card,
+                refiner=finish.refiner.relative_to(out).as_posix(),
+                refiner_sha256=sha256_of_file(finish.refiner),
+                refiner_strength=finish.strength,
+            )
     write_card(card, out)
     return card
 

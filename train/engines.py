@@ -38,6 +38,7 @@ from .diffusion import DenoisingLoss, NoiseOptions, NoiseSchedule
 from .drawing import SteeringGauge, draw_samples, draw_steered
 from .engine_cards import CONTROL, OWN_BASE, write_engine
 from .engine_task import EngineTask
+from .finishing import learn_finish
 from .images import TrainImages
 from .masks import TrainMasks
 from .options import TURNS, Engine, Shots
@@ -149,7 +150,7 @@ def adapt_images(asked: AdaptImages) -> Outcome:
         find_control(str(asked.from_))
     check_engine(asked)
     if asked.leave_one_out:
-        asked = choose_steps(asked, len(shots), adapt_images)
+        asked = choose_steps(asked, len(shots), _adapt_fold)
     prompt = _prompt_of(asked, "image")
     pictures = list_shot_pictures(shots, "image", prompt)
     masks = list_shot_pictures(shots, "mask", prompt)
@@ -178,14 +179,21 @@ def adapt_images(asked: AdaptImages) -> Outcome:
             vessel_weight=asked.vessel_weight or 0.0, saver=save,
         )  # fmt: skip
         outcome = run_loop(session, task)
+        seen = {picture.path for picture in trained}
+        finish = learn_finish(session, asked, [s for s in shots if s.files["image"] in seen])
         card = write_engine(
             session, "images", prompt, [] if look is None else [(session.out / LOOK_NAME, 1.0)],
             control=CONTROL, own_base=asked.unet == "free",
-            images=[shot.image for shot in shots if shot.image is not None],
+            finish=finish,
         )  # fmt: skip
         if card is not None and asked.report_samples:
-            report_images(session, outcome, control, shots, card)
+            report_images(session, outcome, control, shots, card, finish)
         return outcome
+
+
+def _adapt_fold(fold: AdaptImages) -> Outcome:
+    """Adapt without one shot: only the course of its validation is wanted."""
+    return adapt_images(dataclasses.replace(fold, refine_steps=0))
 
 
 def _look_adapter(session: Session, asked: AdaptImages) -> Adapter:

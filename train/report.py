@@ -18,7 +18,6 @@ import numpy.typing as npt
 from univg.agreement import measure_agreement
 from univg.binarise import Cut, cut_mask
 from univg.files import make_folder, write_atomic
-from univg.grain import add_grain
 from univg.images import encode_image
 from univg.loop.curves import Points, draw_curves, smooth
 from univg.loop.folds import CURVES as FOLDS
@@ -28,11 +27,11 @@ from univg.masks import BoolMask, encode_mask
 from univg.memorisation import Copying, measure_copying
 from univg.overlap import turn_over
 from univg.report import Page, Section
-from univg.seeds import rng_for
 
 from .adapt_images import AdaptImages
 from .adapt_masks import AdaptMasks
 from .drawing import sample_pictures
+from .finishing import Finish
 from .session import Session, write_result
 
 if TYPE_CHECKING:
@@ -100,6 +99,7 @@ def report_images(
     control: ControlNetModel,
     shots: Sequence[Shot],
     card: EngineCard,
+    finish: Finish,
 ) -> None:
     """Draw images for the shots' masks, turned, measure them, write the page."""
     asked, prompt = session.asked, card.prompt
@@ -115,11 +115,7 @@ def report_images(
         masks=masks,
         size_px=session.size_px,
     )
-    if card.grain is not None:
-        rngs = [rng_for(asked.seed, "report/grain", number) for number in range(count)]
-        drawn = [
-            add_grain(picture, card.grain, rng) for picture, rng in zip(drawn, rngs, strict=True)
-        ]
+    drawn = finish.apply(drawn, masks, asked.seed, "report/grain")
     folders = [make_folder(session.out / DRAWN / name) for name in ("images", "masks")]
     for number, (image, mask) in enumerate(zip(drawn, masks, strict=True)):
         write_atomic(folders[0] / f"{number:06d}.png", encode_image(image))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from diffusers import ControlNetModel
 
     from univg.sd import Base
+    from univg.sd_refiner import Finisher
 
 ENGINE_NAME = "engine.json"
 FORMAT = 1
@@ -60,6 +61,11 @@ class EngineCard:
     """How drawn masks are cut; chosen on the shots."""
     grain: Grain | None = None
     """Of images: what the autoencoder loses of the shots' grain."""
+    refiner: str = ""
+    """Of images: what puts back vessels that the autoencoder loses; in the run folder."""
+    refiner_sha256: str = ""
+    refiner_strength: float = 1.0
+    """Chosen on the shots."""
     folder: Path = field(default=Path(), compare=False)
     """Where the card lies."""
 
@@ -143,6 +149,18 @@ def load_engine(card: EngineCard) -> tuple[Base, ControlNetModel | None, EngineC
     if card.control_sha256 and card.control_sha256 != found:
         raise DataError(f"{card.folder}: its ControlNet has changed; train the engine again")
     return base, control, replace(card, base_identity=base.identity, control_sha256=found)
+
+
+def load_refiner(card: EngineCard) -> Finisher | None:
+    """Load what finishes the images of `card`, where it has one."""
+    from univg.sd_refiner import load_finisher
+
+    if not card.refiner:
+        return None
+    path = Path(_place(card.refiner, card.folder))
+    if not path.is_file() or sha256_of_file(path) != card.refiner_sha256:
+        raise DataError(f"{path}: is missing or not the refiner that {card.folder} names")
+    return load_finisher(path)
 
 
 def base_of(card: EngineCard) -> str:
