@@ -6,8 +6,9 @@ FOLDER (data) holds the sets of `splits.py`. For each set and draw: LoHa on the 
 drawn before and after, their distance (`univg sca score`) to the test half's masks; then a
 ControlNet on the five pairs, images drawn for the test half's masks before and after, how well
 they follow them (clDice of a fixed detector) and their distance in looks (FD-looks) to the test
-half's images, beside that of procedural images of the same masks. Nothing is chosen by these
-figures. Stopped, the same command goes on; results lie in WORK/results.json.
+half's images, beside that of procedural images of the same masks; drawn ones as they leave the
+autoencoder (unfinished), with the grain of the shots, and with refiner and grain (after). Nothing
+is chosen by these figures. Stopped, the same command goes on; results lie in WORK/results.json.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from adaptation_tables import make_tables
 from splits import SPLITS, Split
 
 from univg.agreement import measure_agreement
@@ -67,6 +70,8 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=list(SPLITS))
     parser.add_argument("--draws", nargs="+", default=["A", "B", "C"])
     parser.add_argument("--parts", nargs="+", default=["masks", "images"])
+    parser.add_argument("--join", type=Path, nargs="+", default=[], help="further WORK folders")
+    parser.add_argument("--out", type=Path, help="file of the joined results; .md beside it")
     asked = parser.parse_args()
     path = make_folder(asked.work) / "results.json"
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
@@ -74,7 +79,10 @@ def main() -> None:
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "base": load_base(asked.base, parts=("unet",)).identity,
+        "threads": torch.get_num_threads(),
     }
+    for other in asked.join:
+        found |= {**json.loads((other / "results.json").read_text()), "facts": found["facts"]}
     for draw in asked.draws:
         for name in asked.sets:
             for part in asked.parts:
@@ -83,7 +91,11 @@ def main() -> None:
                     found[key] = MEASURES[part](asked, SPLITS[name], draw)
                     write_atomic(path, (json.dumps(found, indent=1) + "\n").encode())
                     print(key, json.dumps(found[key]), flush=True)
-    print_tables(found)
+    tables = make_tables(found)
+    print(tables)
+    if asked.out:
+        write_atomic(asked.out, (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
+        write_atomic(asked.out.with_suffix(".md"), tables.encode())
 
 
 def place_shots(asked: argparse.Namespace, split: Split, draw: str) -> Path:
@@ -210,32 +222,6 @@ def describe(comparison: Any) -> dict[str, float]:
         "energy": comparison.energy.mean,
         "floor": comparison.frechet_floor.mean,
     }
-
-
-def print_tables(found: dict[str, Any]) -> None:
-    """Print one table for masks, one for images."""
-    print(
-        "\n| set, draw | s | Fréchet: SCA | R-SCA | nano before | after | energy before | after |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
-    for key, row in found.items():
-        if key.endswith(" masks"):
-            print(
-                f"| {key[:-6]} | {row['seconds']:.0f} | {row['sca']['frechet']:.2f} "
-                f"| {row['rsca']['frechet']:.2f} | {row['before']['frechet']:.2f} "
-                f"| {row['after']['frechet']:.2f} | {row['before']['energy']:.3f} "
-                f"| {row['after']['energy']:.3f} |"
-            )
-    drawn = ("before", "unfinished", "grain alone", "after")
-    print(f"\n| set, draw | s | FD-looks: procedural | {' | '.join(drawn)} ", end="")
-    print(f"| clDice: real | procedural | {' | '.join(drawn)} | refiner |")
-    print("|---" * (2 * len(drawn) + 6) + "|")
-    for key, row in found.items():
-        if key.endswith(" images"):
-            looks = [f"{row[name]['frechet']:.1f}" for name in ("procedural", *drawn)]
-            follows = [f"{row[name]['cldice']:.3f}" for name in ("real", "procedural", *drawn)]
-            cells = " | ".join([*looks, *follows, f"{row['refiner strength']:g}"])
-            print(f"| {key[:-7]} | {row['seconds']:.0f} | {cells} |")
 
 
 MEASURES = {"masks": measure_masks, "images": measure_images}

@@ -77,7 +77,7 @@ def train_refiner(
         torch.default_generator.manual_seed(seed_for(asked.seed, "refiner"))
         refiner = Refiner()
     task = RefinerTask(refiner, images, masks, TURNS[asked.turns], partial(give_back, session.base))
-    settings = settings_of(asked)
+    settings = settings_of(asked, session.accelerator.num_processes)
     session.say(
         f"refiner: {settings.max_steps} steps of {settings.batch} crops of {task.crop_px} px"
     )
@@ -87,11 +87,11 @@ def train_refiner(
     return Finisher(refiner.requires_grad_(False), task.fields), path
 
 
-def settings_of(asked: AdaptImages) -> Training:
-    """Return what the loop is told for the refiner."""
-    steps = asked.refine_steps or 1
+def settings_of(asked: AdaptImages, processes: int) -> Training:
+    """Return what the loop is told for the refiner; its batch is one that they can share."""
+    steps, batch = asked.refine_steps or 1, -(-BATCH // processes) * processes
     return Training(
-        out=asked.out / FOLDER, seed=asked.seed, max_steps=steps, batch=BATCH,
+        out=asked.out / FOLDER, seed=asked.seed, max_steps=steps, batch=batch,
         learning_rate=LEARNING_RATE, schedule="cosine", warmup_steps=min(50, steps // 4),
         optimizer="adamw", weight_decay=0.01, ema=0.0, precision=asked.precision,
         channels_last=asked.channels_last, gradient_checkpointing=False, tracker=asked.tracker,
