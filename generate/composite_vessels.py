@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from univg.masks import BoolMask
 from univg.sca.paths import branch_radii
-from univg.sca.skeleton import SkeletonGraph, skeleton_graph
+from univg.skeleton import SkeletonGraph, skeleton_graph
 
 from .fields import Field, blur
 

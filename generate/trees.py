@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from univg.sca.paths import branch_radii
-from univg.sca.skeleton import SkeletonGraph, skeleton_graph
+from univg.skeleton import SkeletonGraph, skeleton_graph
 
 from .fields import Field
 from .vessels import Vessels

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from univg.overlap import THUMBNAIL_PX, make_thumbnail, nearest_overlap
-
-from .skeleton import BoolArray
+from univg.skeleton import BoolArray
 
 __all__ = ["THUMBNAIL_PX", "CopyOverlap", "make_thumbnail", "nearest_overlap", "summarise_copies"]
 

@@ -15,8 +15,7 @@ import cv2
 import numpy as np
 from numba import njit
 
-from .paths import branching_angles, steps_along, turns_along
-from .skeleton import (
+from univg.skeleton import (
     CYCLE,
     TIP,
     BoolArray,
@@ -27,6 +26,8 @@ from .skeleton import (
     fill_pinholes,
     skeleton_graph,
 )
+
+from .paths import branching_angles, steps_along, turns_along
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,9 @@ from univg.seeds import rng_for
 from .synth import DEFAULT_WORKERS
 
 if TYPE_CHECKING:
+    from univg.skeleton import BoolArray
+
     from .measure import Measured
-    from .skeleton import BoolArray
     from .template import Template
 
 LEAST_MASKS = 2

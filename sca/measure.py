@@ -19,12 +19,12 @@ from univg.images import PictureError
 from univg.masks import read_mask
 from univg.pairs import find_masks
 from univg.pool import map_in_order
+from univg.skeleton import BoolArray, FloatArray, skeleton_graph
 
 from .copies import make_thumbnail
 from .descriptors import describe_graph
 from .murray import measure_radii
 from .resize import resize_mask
-from .skeleton import BoolArray, FloatArray, skeleton_graph
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,8 +23,9 @@ from univg.config import settings
 from univg.files import make_folder, write_atomic
 
 if TYPE_CHECKING:
+    from univg.skeleton import SkeletonGraph
+
     from .measure import Measured
-    from .skeleton import SkeletonGraph
 
 FloatArray = npt.NDArray[np.float64]
 

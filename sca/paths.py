@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .skeleton import BoolArray, FloatArray, IntArray, SkeletonGraph
+from univg.skeleton import BoolArray, FloatArray, IntArray, SkeletonGraph
 
 _LEAST_PX = 2.5  # a branch shorter than this beyond its junction has no direction
 

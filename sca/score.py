@@ -21,11 +21,12 @@ from univg.errors import DataError
 from univg.files import make_folder, write_atomic
 
 if TYPE_CHECKING:
+    from univg.skeleton import BoolArray, FloatArray
+
     from .copies import CopyOverlap
     from .distance import Comparison, Difference, Estimate
     from .measure import Measured
     from .murray import MurraySummary
-    from .skeleton import BoolArray, FloatArray
 
 _SHOWN_DIFFERENCES = 8
 

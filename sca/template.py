@@ -13,9 +13,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from univg.skeleton import TIP, SkeletonGraph, skeleton_graph
+
 from .guides import arc_length, resample
 from .sampling import Floats, Frame
-from .skeleton import TIP, SkeletonGraph, skeleton_graph
 
 Indices = npt.NDArray[np.int64]
 Rooting = Literal["hub", "border", "thick"]

@@ -12,8 +12,8 @@ import pytest
 from univg.modalities import find_modality, modality_names
 from univg.sca.compose import Synthetic, grow_mask
 from univg.sca.params import Growth, growth_of
-from univg.sca.skeleton import skeleton_graph
 from univg.sca.template import trace_template
+from univg.skeleton import skeleton_graph
 
 STILL = {
     "warp_px": 0.0,

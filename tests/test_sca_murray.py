@@ -16,7 +16,7 @@ from univg.sca.murray import (
     murray_ratio,
     summarise_murray,
 )
-from univg.sca.skeleton import skeleton_graph
+from univg.skeleton import skeleton_graph
 
 SIZE = 512
 

@@ -27,6 +27,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimizer": "adam",
         "turns": "none",
         "report_samples": 16,
+        "calibrate": 12,
     },
     "gpu-24gb": {"max_steps": 1500, "batch": 4, "turns": "mirror"},
     "gpu-8gb": {
@@ -43,6 +44,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warmup_steps": 20,
         "turns": "mirror",
         "report_samples": 16,
+        "calibrate": 12,
     },
 }
 
@@ -69,6 +71,9 @@ class AdaptMasks(Engine, Shots):
     """Their change is scaled by conv_alpha / conv_dim."""
     strength: Annotated[float, Ge(0), Le(2)] = 0.7
     """Strength λ at which the report's masks are drawn."""
+    calibrate: Annotated[int, Ge(0), Le(1000)] | None = None
+    """Masks drawn at the end to choose how drawn ones are cut, smoothed and pruned, so that they
+    are most like the shots; 0: the cut follows from the autoencoder alone."""
 
 
 def plan(asked: AdaptMasks) -> str:

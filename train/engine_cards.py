@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from univg.binarise import Cut, choose_cut
+from univg.binarise import Cut
 from univg.files import sha256_of_file
-from univg.masks import BoolMask
 from univg.modalities import find_modality, modality_names
 from univg.sd_engine import CardAdapter, EngineCard, Kind, hash_control, write_card
-from univg.sd_sample import give_back
 from univg.sd_source import EMBEDDED
 
 from .finishing import Finish
@@ -32,13 +30,12 @@ def write_engine(
     *,
     control: str = "",
     own_base: bool = False,
-    shots: Sequence[BoolMask] = (),
+    cut: Cut | None = None,
     finish: Finish | None = None,
 ) -> EngineCard | None:
     """Write the card of a run; adapters inside its folder are named relative to it.
 
-    How drawn masks are cut is chosen on `shots`, at the size of the run; `finish` is what drawn
-    images get.
+    `cut` is how drawn masks are cut, `finish` what drawn images get.
     """
     if not session.is_first:
         return None
@@ -63,7 +60,7 @@ def write_engine(
         size_px=session.size_px,
         fit=asked.fit,
         zero_terminal_snr=asked.zero_terminal_snr,
-        cut=choose_cut(give_back(session.base, shots), shots) if shots else Cut(),
+        cut=cut or Cut(),
     )
     if finish is not None:
         card = replace(card, grain=finish.grain)

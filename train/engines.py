@@ -38,7 +38,7 @@ from .diffusion import DenoisingLoss, NoiseOptions, NoiseSchedule
 from .drawing import SteeringGauge, draw_samples, draw_steered
 from .engine_cards import CONTROL, OWN_BASE, write_engine
 from .engine_task import EngineTask
-from .finishing import learn_finish
+from .finishing import learn_cut, learn_finish
 from .images import TrainImages
 from .masks import TrainMasks
 from .options import TURNS, Engine, Shots
@@ -109,7 +109,7 @@ def adapt_masks(asked: AdaptMasks) -> Outcome:
     shots = _read_shots(asked, "masks")
     check_engine(asked)
     if asked.leave_one_out:
-        asked = choose_steps(asked, len(shots), adapt_masks)
+        asked = choose_steps(asked, len(shots), _adapt_fold)
     prompt = _prompt_of(asked, "mask")
     pictures = list_shot_pictures(shots, "mask", prompt)
     under = [parse_adapter(word, strength=1.0) for word in asked.adapter]
@@ -136,10 +136,13 @@ def adapt_masks(asked: AdaptMasks) -> Outcome:
         task = _make_task(session, "adapt-masks", [trained], held_out, adapter=adapter, saver=save)
         outcome = run_loop(session, task)
         own = (session.out / "adapter.safetensors", asked.strength)
-        masks = [shot.mask for shot in shots]
-        card = write_engine(session, "masks", prompt, [*under, own], shots=masks)
+        seen = {picture.path for picture in trained}
+        masks = [shot.mask for shot in shots if shot.files["mask"] in seen]
+        adapter.strength = asked.strength
+        cut = learn_cut(session, asked, prompt, masks)
+        card = write_engine(session, "masks", prompt, [*under, own], cut=cut)
         if card is not None and asked.report_samples:
-            report_masks(session, outcome, adapter, shots, prompt, card.cut)
+            report_masks(session, outcome, shots, prompt, card.cut)
         return outcome
 
 
@@ -191,8 +194,10 @@ def adapt_images(asked: AdaptImages) -> Outcome:
         return outcome
 
 
-def _adapt_fold(fold: AdaptImages) -> Outcome:
+def _adapt_fold(fold: AdaptMasks | AdaptImages) -> Outcome:
     """Adapt without one shot: only the course of its validation is wanted."""
+    if isinstance(fold, AdaptMasks):
+        return adapt_masks(dataclasses.replace(fold, calibrate=0))
     return adapt_images(dataclasses.replace(fold, refine_steps=0))
 
 

@@ -1,7 +1,8 @@
-"""How drawn pictures are finished: what the autoencoder loses of the shots, learned at the end.
+"""How drawn pictures are finished: masks cut, images refined, as is learned at the end of a run.
 
-In: a session whose engine is trained, the shots. Out: a refiner (vessels, by the mask), how
-strongly it is to be used, and the grain that is still missing then.
+In: a session whose engine is trained, the shots. Out: a cut for drawn masks; for drawn images a
+refiner (vessels that the autoencoder loses, by the mask), how strongly it is to be used, and the
+grain that is still missing then.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 
 from univg.agreement import measure_agreement
+from univg.binarise import Cut, choose_cut
 from univg.files import make_folder
 from univg.grain import Grain, add_grain, learn_grain
 from univg.loop.device import make_accelerator
@@ -25,6 +27,9 @@ from univg.sd_sample import give_back
 from univg.seeds import rng_for, seed_for
 
 from .adapt_images import AdaptImages
+from .adapt_masks import AdaptMasks
+from .calibration import calibrate_cut
+from .drawing import sample_pictures
 from .options import TURNS
 from .refiner_task import NAME, RefinerTask
 from .session import Session
@@ -55,6 +60,18 @@ class Finish:
             add_grain(each, self.grain, rng_for(seed, stage, number))
             for number, each in enumerate(refined)
         ]
+
+
+def learn_cut(session: Session, asked: AdaptMasks, prompt: str, masks: Sequence[BoolMask]) -> Cut:
+    """Learn from the shots' masks how pictures that this session's base draws are to be cut."""
+    cut = choose_cut(give_back(session.base, masks), masks)
+    if not asked.calibrate:
+        return cut
+    session.say(f"calibrating the cut on {asked.calibrate} drawn masks")
+    seed = seed_for(asked.seed, "calibrate")
+    prompts = [prompt] * asked.calibrate
+    drawn = sample_pictures(session.base, prompts, seed=seed, size_px=session.size_px)
+    return calibrate_cut(cut, drawn, masks)
 
 
 def learn_finish(session: Session, asked: AdaptImages, shots: Sequence[Shot]) -> Finish:

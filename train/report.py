@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from univg.loop.loop import Outcome
     from univg.sd_engine import EngineCard
 
-    from .adapters import Adapter
     from .shots import Shot
 
 DRAWN = "drawn"
@@ -61,15 +60,13 @@ CURVES: tuple[tuple[dict[str, str], str], ...] = (
 def report_masks(
     session: Session,
     outcome: Outcome,
-    adapter: Adapter,
     shots: Sequence[Shot],
     prompt: str,
     cut: Cut,
 ) -> None:
-    """Draw masks with the adapter, measure them, write the page."""
+    """Draw masks, measure them, write the page."""
     asked = session.asked
     assert isinstance(asked, AdaptMasks)
-    adapter.strength = asked.strength
     drawn = sample_pictures(
         session.base,
         [prompt] * (asked.report_samples or 0),

@@ -1,8 +1,8 @@
 """From a drawn grey picture of vessels to an exact mask.
 
 In: pictures (H, W, 3) and the shots' masks. Out: a threshold, the sizes of specks and pinholes that
-no shot has, how many pieces a shot has (`choose_cut`), and masks of any size cut, cleaned and
-joined by them (`cut_mask`).
+no shot has, how many pieces a shot has (`choose_cut`), and masks of any size cut, cleaned, joined
+and pruned by them (`cut_mask`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ import numpy.typing as npt
 from univg.agreement import cldice, dice
 from univg.gaps import close_gaps, count_pieces
 from univg.masks import BoolMask
+from univg.spurs import prune_spurs
 
 THRESHOLDS = tuple(round(0.2 + 0.05 * k, 2) for k in range(13))
 SPECK_SHARE, HOLE_SHARE = 2e-4, 1e-4
 """Of the area of the picture: what is smaller is taken for noise where no shot says otherwise."""
 GAP_SHARE = 0.06
 """Of the longer side: vessels are not joined over more."""
+TWIG_SHARE = 0.12
+"""Of the longer side: longer twigs are vessels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,14 @@ class Cut:
     """Gaps up to this share of the longer side are closed; 0: none."""
     pieces: int = 1
     """Gaps are closed until so many pieces are left."""
+    smooth: float = 0.0
+    """Grey levels are smoothed before they are cut: spread, share of the longer side."""
+    twig: float = 0.0
+    """Twigs up to this share of the longer side are pruned; 0: none."""
+    tips: int = 0
+    """Twigs are pruned until so many tips are left."""
+    fragment: float = 0.0
+    """Pieces with less than this share of all vessels, which no gap leads to, are removed."""
 
 
 def choose_cut(drawn: Sequence[npt.NDArray[np.uint8]], masks: Sequence[BoolMask]) -> Cut:
@@ -74,11 +85,16 @@ def cut_mask(
         # Grey levels are enlarged, not the cut mask: edges come out smooth, not in steps.
         kernel = _kernel(grey.shape, size)
         grey = cv2.resize(grey, (size[1], size[0]), interpolation=kernel).astype(np.float32)
-    mask: BoolMask = grey >= cut.threshold * 255
+    if cut.smooth > 0:
+        sigma = cut.smooth * max(grey.shape)
+        grey = np.asarray(cv2.GaussianBlur(grey, (0, 0), sigma), np.float32)
+    mask: BoolMask = np.asarray(grey >= cut.threshold * 255, np.bool_)
     area = mask.size
     mask = _without_small(mask, cut.speck * area, 8)
     mask = ~_without_small(~mask, cut.hole * area, 4)
-    return close_gaps(mask, cut.gap * max(mask.shape), cut.pieces)
+    mask = close_gaps(mask, cut.gap * max(mask.shape), cut.pieces)
+    mask = prune_spurs(mask, cut.twig * max(mask.shape), cut.tips)
+    return _without_small(mask, cut.fragment * int(mask.sum()), 8)
 
 
 def take_grey(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

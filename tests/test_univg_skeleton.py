@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from univg.sca.resize import resize_mask, resize_to
-from univg.sca.skeleton import CYCLE, TIP, distance_to_background, skeleton_graph
+from univg.skeleton import CYCLE, TIP, distance_to_background, skeleton_graph
 
 
 def draw(size: int, *lines: tuple[float, float, float, float], width: int = 7) -> np.ndarray:
