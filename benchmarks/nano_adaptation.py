@@ -35,6 +35,7 @@ from univg.generate.procedural import render_pair
 from univg.grain import learn_grain
 from univg.images import encode_image, read_image
 from univg.looks import look_distance
+from univg.loop.loop import Outcome
 from univg.masks import encode_mask, read_mask
 from univg.memorisation import measure_copying
 from univg.modalities import find_modality
@@ -125,8 +126,7 @@ def measure_masks(asked: argparse.Namespace, split: Split, draw: str) -> dict[st
     run = AdaptMasks(
         out=out, base=asked.base, shots=shots, modality=split.modality, report_samples=0
     )
-    adapt_masks(run)
-    seconds = time.monotonic() - began
+    seconds = take_time(out, adapt_masks(run), began)
     prompts = [find_modality(split.modality).mask_prompt] * MASKS
     before = draw_masks(load_base(asked.base), prompts, Cut())
     base, _, card = load_engine(read_card(out, "masks"))
@@ -171,8 +171,7 @@ def measure_images(asked: argparse.Namespace, split: Split, draw: str) -> dict[s
     run = AdaptImages(
         out=out, base=asked.base, shots=shots, modality=split.modality, report_samples=0
     )
-    adapt_images(run)
-    seconds = time.monotonic() - began
+    seconds = take_time(out, adapt_images(run), began)
     test = [read_both(path) for path in split.masks(asked.data)["test"]]
     masks, real = [mask for mask, _ in test], [image for _, image in test]
     base = load_base(asked.base)
@@ -213,6 +212,14 @@ def measure_images(asked: argparse.Namespace, split: Split, draw: str) -> dict[s
         shot_masks=[mask for mask, _ in own],
     )
     return {**result, "copying": copying.describe()}
+
+
+def take_time(out: Path, outcome: Outcome, began: float) -> float:
+    """Return the seconds since `began`, with those of a training that was found done."""
+    seconds = time.monotonic() - began
+    if outcome.first_step == outcome.steps:
+        seconds += float(json.loads((out / "result.json").read_text())["seconds"])
+    return seconds
 
 
 def describe(comparison: Any) -> dict[str, float]:

@@ -37,6 +37,8 @@ from .shots import Shot
 
 FOLDER = "refiner"
 BATCH, LEARNING_RATE = 8, 2e-3
+WARMUP_SHARE = 0.3
+"""Of the steps: started at its full rate, a refiner may stay where it learns nothing."""
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 
 
@@ -109,7 +111,7 @@ def settings_of(asked: AdaptImages, processes: int) -> Training:
     steps, batch = asked.refine_steps or 1, -(-BATCH // processes) * processes
     return Training(
         out=asked.out / FOLDER, seed=asked.seed, max_steps=steps, batch=batch,
-        learning_rate=LEARNING_RATE, schedule="cosine", warmup_steps=min(50, steps // 4),
+        learning_rate=LEARNING_RATE, schedule="cosine", warmup_steps=int(WARMUP_SHARE * steps),
         optimizer="adamw", weight_decay=0.01, ema=0.0, precision=asked.precision,
         channels_last=asked.channels_last, gradient_checkpointing=False, tracker=asked.tracker,
         save_every=max(1, -(-steps // 4)), preview_every=steps, validate_every=0,
