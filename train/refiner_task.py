@@ -11,8 +11,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
+from torch.nn import functional
 
 from univg.loop.task import Preview, Sample, Task
 from univg.masks import BoolMask
@@ -26,12 +26,10 @@ CROP_PX = 96
 LARGEST_BLUR_PX = 2.0
 BEND_PX, BEND_GRID_PX = 1.5, 16
 """Spread of how far the drawn picture may lie beside its mask, and how quickly that changes."""
-LIGHT = 0.3
-"""Spread of what both pictures are moved by in each colour, and of the log of its contrast."""
 EDGE_WEIGHT = 0.5
+VESSEL_WEIGHT, NEAR_PX = 8.0, 5
+"""How much more the error counts in a vessel and near it: few pixels, and what it is all about."""
 NAME = "refiner.safetensors"
-
-Floats = npt.NDArray[np.float32]
 
 
 class RefinerLoss(torch.nn.Module):
@@ -45,7 +43,9 @@ class RefinerLoss(torch.nn.Module):
         """Return the loss of each crop, (B,)."""
         planes, wanted = batch["planes"], batch["wanted"]
         found = planes[:, :3] + self.refiner(planes).float()
-        wrong = torch.abs(found - wanted).flatten(1).mean(dim=1)
+        near = functional.max_pool2d(planes[:, 3:4], NEAR_PX, 1, NEAR_PX // 2)
+        weight = 1 + VESSEL_WEIGHT * near
+        wrong = (weight * torch.abs(found - wanted)).flatten(1).mean(dim=1)
         return wrong + EDGE_WEIGHT * edge_error(found, wanted)
 
 
@@ -81,7 +81,6 @@ class RefinerTask(Task):
         given = soften(bend(self.given[item], inside, rng), rng)
         planes = stack_planes(given, self.masks[item][inside], self.own_fields[item][inside])
         wanted = self.wanted[item][inside].astype(np.float32).transpose(2, 0, 1) / 127.5 - 1
-        planes[:3], wanted = relight(planes[:3], wanted, rng)
         return {"planes": torch.from_numpy(planes), "wanted": torch.from_numpy(wanted)}
 
     def preview(self, step: int) -> Preview | None:  # noqa: ARG002 - the same at each step
@@ -130,11 +129,3 @@ def soften(picture: Pixels, rng: np.random.Generator) -> Pixels:
     return (
         picture if sigma < 0.3 else np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma), np.uint8)
     )
-
-
-def relight(given: Floats, wanted: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Return both pictures (3, H, W) in the same other light: drawn ones have no shot's colours."""
-    contrast = np.exp(rng.normal(0, LIGHT, (3, 1, 1))).astype(np.float32)
-    light = rng.normal(0, LIGHT, (3, 1, 1)).astype(np.float32)
-    mean = given.mean(axis=(1, 2), keepdims=True)
-    return (given - mean) * contrast + mean + light, (wanted - mean) * contrast + mean + light
