@@ -58,10 +58,13 @@ def test_masks_like_the_shots_are_left_alone():
     assert calibrate_cut(CUT, same, shots) == CUT
 
 
-def test_thin_masks_are_cut_lower():
+def test_ragged_masks_are_smoothed():
     shots = [lines(seed) for seed in range(5)]
-    thin = [draw(cv2.erode(lines(s).astype(np.uint8), np.ones((3, 3))) > 0) for s in range(10, 22)]
-    assert calibrate_cut(CUT, thin, shots).threshold < CUT.threshold
+    rng = np.random.default_rng(0)
+    noise = [rng.normal(0, 90, (128, 128, 1)) for _ in range(12)]
+    drawn = [draw(lines(seed)) + each for seed, each in zip(range(10, 22), noise, strict=True)]
+    ragged = [np.clip(each, 0, 255).astype(np.uint8) for each in drawn]
+    assert calibrate_cut(CUT, ragged, shots).smooth > 0
 
 
 def test_fragments_go_where_shots_are_whole():
