@@ -194,7 +194,7 @@ def measure_images(asked: argparse.Namespace, split: Split, draw: str) -> dict[s
     assert finisher is not None
     images["unfinished"] = plain
     images["grain alone"] = Finish(alone).apply(plain, masks, 0, "grain")
-    finish = Finish(card.grain, strength=card.refiner_strength, finisher=finisher)
+    finish = Finish(card.grain, card.is_grey, strength=card.refiner_strength, finisher=finisher)
     images["after"] = finish.apply(plain, masks, 0, "grain")
     polarity = measure_agreement(real, masks).polarity
     result: dict[str, Any] = {"seconds": round(seconds, 1)}

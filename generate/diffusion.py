@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from univg.devices import require_device
 from univg.files import sha256_hex
-from univg.grain import add_grain
+from univg.grain import add_grain, drop_colour, has_colour
 from univg.masks import BoolMask
 from univg.run_folder import Made
 from univg.sd_compute import resolve_attention, resolve_layout
@@ -175,10 +175,11 @@ class DiffusionMaker(ImageMaker):
         finisher = self.with_engine.finisher
         if finisher is not None and self._refining() > 0:
             pictures = finisher.refine(pictures, masks, self._refining())
+        is_grey = self.with_engine.card.is_grey
         parameters = {**self.with_engine.parameters(), **self.with_engine.card.provenance()}
         parameters |= {**self._describe_finish(), "course": self.with_engine.course()}
         return [
-            Drawn(index, _as_stored(picture), mask, list(mask.shape), parameters)
+            Drawn(index, _as_stored(picture, is_grey), mask, list(mask.shape), parameters)
             for index, picture, mask in zip(indices, pictures, masks, strict=True)
         ]
 
@@ -199,7 +200,6 @@ class DiffusionMaker(ImageMaker):
         return super().finish(drawn)
 
 
-def _as_stored(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Return a picture without colour as a grey one."""
-    spread = picture.max(axis=2).astype(np.int16) - picture.min(axis=2)
-    return np.ascontiguousarray(picture[..., 1]) if int(spread.max()) == 0 else picture
+def _as_stored(picture: npt.NDArray[np.uint8], is_grey: bool) -> npt.NDArray[np.uint8]:
+    """Return a picture as a grey one (H, W) where it has no colour, or is to have none."""
+    return drop_colour(picture) if is_grey or not has_colour(picture) else picture

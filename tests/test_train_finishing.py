@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from univg.errors import DataError
 from univg.files import sha256_of_file
 from univg.generate import images
 from univg.generate.images import Images
+from univg.images import encode_image, read_image
 from univg.loop.device import make_accelerator
 from univg.loop.loop import train
 from univg.loop.options import Training
@@ -168,13 +170,29 @@ def test_a_refiner_that_was_changed_is_refused(place, tmp_path):
         load_refiner(read_card(tmp_path / "run", "images"))
 
 
+def test_shots_without_colour_make_pictures_without(place, tmp_path):
+    assert read_card(place / "whole", "images").is_grey
+    draw_pairs(place, tmp_path / "grey")
+    assert read_image(tmp_path / "grey" / "images" / "shot-0.png").ndim == 2
+    tinted = tmp_path / "shots"
+    shutil.copytree(place / "shots", tinted)
+    path = tinted / "images" / "shot-0.png"
+    path.write_bytes(encode_image(read_image(path) // np.array([1, 2, 1], np.uint8)))
+    adapt(place, tmp_path / "run", shots=tinted)
+    assert not read_card(tmp_path / "run", "images").is_grey
+
+
+def draw_pairs(place, out, **changed):
+    values = {
+        "masks": place / "shots" / "masks", "out": out, "steps": 2, "size": (64, 64),
+        "engine_dir": place / "whole", **changed,
+    }  # fmt: skip
+    images.run(from_plain(Images, values))
+
+
 def test_drawn_pairs_are_refined_and_say_so(place, tmp_path):
     for name, refine in (("with", 1.0), ("without", 0.0), ("again", 1.0)):
-        values = {
-            "masks": place / "shots" / "masks", "out": tmp_path / name, "steps": 2,
-            "engine_dir": place / "whole", "size": (64, 64), "refine": refine, "grain": 0.0,
-        }  # fmt: skip
-        images.run(from_plain(Images, values))
+        draw_pairs(place, tmp_path / name, refine=refine, grain=0.0)
     rows = {name: read_rows(tmp_path / name) for name in ("with", "without", "again")}
     card = json.loads((place / "whole" / "engine.json").read_text())
     assert rows["without"][0]["parameters"]["refiner"] == [0.0, ""]

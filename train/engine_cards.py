@@ -63,7 +63,7 @@ def write_engine(
         cut=cut or Cut(),
     )
     if finish is not None:
-        card = replace(card, grain=finish.grain)
+        card = replace(card, grain=finish.grain, is_grey=finish.is_grey)
         if finish.refiner is not None:
             card = replace(
                 card,

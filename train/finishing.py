@@ -8,16 +8,17 @@ grain that is still missing then.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from univg.agreement import measure_agreement
 from univg.binarise import Cut, choose_cut
 from univg.files import make_folder
-from univg.grain import Grain, add_grain, learn_grain
+from univg.grain import Grain, add_grain, drop_colour, has_colour, learn_grain
 from univg.loop.device import make_accelerator
 from univg.loop.loop import train
 from univg.loop.options import Training
@@ -47,6 +48,7 @@ class Finish:
     """What drawn pictures get."""
 
     grain: Grain
+    is_grey: bool = False
     refiner: Path | None = None
     strength: float = 0.0
     finisher: Finisher | None = None
@@ -58,6 +60,8 @@ class Finish:
         refined = list(pictures)
         if self.finisher is not None:
             refined = self.finisher.refine(refined, masks, self.strength)
+        if self.is_grey:
+            refined = [make_grey(each) for each in refined]
         return [
             add_grain(each, self.grain, rng_for(seed, stage, number))
             for number, each in enumerate(refined)
@@ -81,11 +85,19 @@ def learn_finish(session: Session, asked: AdaptImages, shots: Sequence[Shot]) ->
     images = [shot.image for shot in shots if shot.image is not None]
     masks = [shot.mask for shot in shots if shot.image is not None]
     given = give_back(session.base, images)
-    plain = Finish(learn_grain(images, given))
+    is_grey = not any(has_colour(image) for image in images)
+    if is_grey:
+        given = [make_grey(each) for each in given]
+    plain = Finish(learn_grain(images, given), is_grey)
     if not asked.refine_steps:
         return plain
     finisher, path = train_refiner(session, asked, images, masks)
-    return choose_strength(finisher, path, images, given, masks)
+    return replace(choose_strength(finisher, path, images, given, masks), is_grey=is_grey)
+
+
+def make_grey(picture: Pixels) -> Pixels:
+    """Return `picture` without colour, in three channels still."""
+    return np.repeat(drop_colour(picture)[..., None], 3, axis=2)
 
 
 def train_refiner(
@@ -133,7 +145,7 @@ def choose_strength(
     found = None
     for strength in STRENGTHS:
         grain = learn_grain(images, finisher.refine(given, masks, strength))
-        found = Finish(grain, path, strength, finisher)
+        found = Finish(grain, refiner=path, strength=strength, finisher=finisher)
         finished = found.apply(given, masks, 0, "finish")
         if measure_agreement(finished, masks, polarity=real.polarity).cldice >= real.cldice:
             break

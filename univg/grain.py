@@ -95,6 +95,16 @@ def add_grain(
     return np.ascontiguousarray(pixels[..., 0]) if is_grey else pixels
 
 
+def drop_colour(picture: Pixels) -> Pixels:
+    """Return (H, W, 3) as its mean grey (H, W)."""
+    return np.asarray(np.rint(picture.astype(np.float32).mean(axis=2)), np.uint8)
+
+
+def has_colour(picture: Pixels) -> bool:
+    """Whether the channels of `picture` (H, W, 3) differ anywhere."""
+    return bool((picture != picture[..., :1]).any())
+
+
 def _to_planes(picture: Pixels) -> Planes:
     planes: Planes = picture.astype(np.float32) @ AXES.T
     return planes

@@ -61,6 +61,8 @@ class EngineCard:
     """How drawn masks are cut; chosen on the shots."""
     grain: Grain | None = None
     """Of images: what the autoencoder loses of the shots' grain."""
+    is_grey: bool = False
+    """Of images: whether the shots have no colour; drawn ones then have none either."""
     refiner: str = ""
     """Of images: what puts back vessels that the autoencoder loses; in the run folder."""
     refiner_sha256: str = ""
