@@ -141,14 +141,15 @@ class DiffusionMaker(ImageMaker):
         """Return the engine and how it is used."""
         return {"diffusion": {**self.with_engine.identity(), **self._describe_finish()}}
 
-    def _describe_finish(self) -> dict[str, list[Any]]:
-        """Return strength and checksum of refiner and grain."""
+    def _describe_finish(self) -> dict[str, Any]:
+        """Return strength and checksum of refiner and grain, and whether colour is dropped."""
         card = self.with_engine.card
         refined, grainy = self._refining() > 0, card.grain is not None and self.grain > 0
         grain = sha256_hex(repr(card.grain).encode())[:16]
         return {
             "refiner": [self._refining(), card.refiner_sha256[:16]] if refined else [0.0, ""],
             "grain": [self.grain, grain] if grainy else [0.0, ""],
+            "is_grey": card.is_grey,
         }
 
     def _refining(self) -> float:

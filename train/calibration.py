@@ -25,7 +25,7 @@ SMOOTH_PX = (0.7, 1.1, 1.6)
 """At 256 px."""
 LOWER = (0.0, 0.1)
 """How much the threshold falls with it, so that thin vessels stay. Alone it stays where the
-autoencoder has it: on the pool of CHASEDB1 moving it made the means better and the masks worse."""
+autoencoder has it: means of descriptors tell too little of it."""
 LOWEST = 0.1
 FRAGMENTS = (0.03, 0.1)
 LEAST_GAIN = 0.04

@@ -1,6 +1,6 @@
 """How drawn pictures are finished: masks cut, images refined, as is learned at the end of a run.
 
-In: a session whose engine is trained, the shots. Out: a cut for drawn masks; for drawn images a
+In: a run whose engine is trained, the shots. Out: a cut for drawn masks; for drawn images a
 refiner (vessels that the autoencoder loses, by the mask), how strongly it is to be used, and the
 grain that is still missing then.
 """
@@ -17,7 +17,7 @@ import torch
 
 from univg.agreement import measure_agreement
 from univg.binarise import Cut, choose_cut
-from univg.files import make_folder
+from univg.files import make_folder, remove_temporaries
 from univg.grain import Grain, add_grain, drop_colour, has_colour, learn_grain
 from univg.loop.device import make_accelerator
 from univg.loop.loop import train
@@ -69,7 +69,7 @@ class Finish:
 
 
 def learn_cut(session: Session, asked: AdaptMasks, prompt: str, masks: Sequence[BoolMask]) -> Cut:
-    """Learn from the shots' masks how pictures that this session's base draws are to be cut."""
+    """Learn from the shots' masks how pictures that the trained base draws are to be cut."""
     cut = choose_cut(give_back(session.base, masks), masks)
     if not asked.calibrate:
         return cut
@@ -81,7 +81,7 @@ def learn_cut(session: Session, asked: AdaptMasks, prompt: str, masks: Sequence[
 
 
 def learn_finish(session: Session, asked: AdaptImages, shots: Sequence[Shot]) -> Finish:
-    """Learn from `shots` how pictures of this session's base are to be finished."""
+    """Learn from `shots` how pictures that the trained base draws are to be finished."""
     images = [shot.image for shot in shots if shot.image is not None]
     masks = [shot.mask for shot in shots if shot.image is not None]
     given = give_back(session.base, images)
@@ -112,7 +112,8 @@ def train_refiner(
     session.say(
         f"refiner: {settings.max_steps} steps of {settings.batch} crops of {task.crop_px} px"
     )
-    make_folder(settings.out)
+    if session.is_first:
+        remove_temporaries(make_folder(settings.out))
     outcome = train(task, settings, make_accelerator(settings))
     (path,) = outcome.files or [settings.out / NAME]
     return Finisher(refiner.requires_grad_(False), task.fields), path

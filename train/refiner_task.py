@@ -23,7 +23,7 @@ from .pictures import Array, turn
 from .vae_task import edge_error
 
 CROP_PX = 96
-LARGEST_BLUR_PX = 2.0
+LEAST_BLUR_PX, LARGEST_BLUR_PX = 0.3, 2.0
 BEND_PX, BEND_GRID_PX = 1.5, 16
 """Spread of how far the drawn picture may lie beside its mask, and how quickly that changes."""
 EDGE_WEIGHT = 0.5
@@ -126,6 +126,6 @@ def bend(picture: Pixels, inside: tuple[slice, slice], rng: np.random.Generator)
 def soften(picture: Pixels, rng: np.random.Generator) -> Pixels:
     """Return `picture` blurred a little more or less."""
     sigma = LARGEST_BLUR_PX * rng.random()
-    return (
-        picture if sigma < 0.3 else np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma), np.uint8)
-    )
+    if sigma < LEAST_BLUR_PX:
+        return picture
+    return np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma), np.uint8)

@@ -37,7 +37,7 @@ Pixels = npt.NDArray[np.uint8]
 class Refiner(torch.nn.Module):
     """A small U-net over pictures of any size; what it finds is added to the picture.
 
-    Without normalisation: what it does at one place depends on nothing far from there.
+    Normalised pixel by pixel: what it does at one place depends on nothing far from there.
     """
 
     def __init__(self, width: int = WIDTH) -> None:

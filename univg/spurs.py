@@ -51,16 +51,15 @@ def _list_spurs(graph: SkeletonGraph, longest_px: float) -> npt.NDArray[np.int64
 
 def _remove(mask: BoolMask, graph: SkeletonGraph, spurs: npt.NDArray[np.int64]) -> BoolMask:
     """Return `mask` without the pixels that are nearest to `spurs`."""
-    branch = np.repeat(np.arange(graph.branch_count), np.diff(graph.offsets))
-    gone = np.isin(branch, spurs)
-    for spur in spurs:  # inside the vessel that it leaves, it is that vessel
+    gone = np.zeros(len(graph.rows), np.bool_)
+    for spur in spurs:
         start, stop = int(graph.offsets[spur]), int(graph.offsets[spur + 1])
         at_start = graph.ends[spur, 0] >= 0
         joint = start if at_start else stop - 1
         radius = graph.junction_radii[int(graph.ends[spur].max())]
         rows, columns = graph.rows[start:stop], graph.columns[start:stop]
-        far = np.hypot(rows - graph.rows[joint], columns - graph.columns[joint]) > radius
-        gone[start:stop] = far
+        far = np.hypot(rows - graph.rows[joint], columns - graph.columns[joint])
+        gone[start:stop] = far > radius  # nearer, it lies in the vessel that it leaves
     points = np.stack([graph.rows, graph.columns], axis=1)
     pixels = np.argwhere(mask)
     _, nearest = cKDTree(points).query(pixels)
