@@ -56,7 +56,7 @@ def made(tmp_path_factory):
     save_base(base, folder / "tiny", half=False)
     settings = Demo(
         out=folder / "out", count=COUNT, seed=3, workers=1, base=str(folder / "tiny"),
-        mask_steps=3, image_steps=3, segment_steps=3, pairs=PAIRS, drawn=DRAWN,
+        mask_steps=3, image_steps=3, refine_steps=3, segment_steps=3, pairs=PAIRS, drawn=DRAWN,
     )  # fmt: skip
     page = run(settings)
     return settings, page, page.read_text(encoding="utf-8")

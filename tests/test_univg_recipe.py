@@ -388,6 +388,7 @@ def test_with_engines_and_unlabelled_images(data, tmp_path):
         data, tmp_path / "out", base=str(tmp_path / "tiny"), mask_engine="diffusion",
         unlabelled=unlabelled, pseudo_masks=6, fit_card=None, pretrain_steps=2, mask_steps=2,
         image_steps=2,
+        refine_steps=2,
     )  # fmt: skip
     run(asked)
     assert len(steps_in(tmp_path / "out")) == len(list_steps(asked)) == 15

@@ -58,6 +58,8 @@ class Demo:
     """Steps of the mask engine's adaptation."""
     image_steps: Annotated[int, Ge(1)] = 200
     """Steps of the image engine's adaptation."""
+    refine_steps: Annotated[int, Ge(0)] = 300
+    """Steps of its refiner, which brings back what the autoencoder loses."""
     segment_steps: Annotated[int, Ge(1)] = 200
     """Steps of each segmenter."""
     pairs: Annotated[int, Ge(6), Le(10_000)] = 60
@@ -150,7 +152,8 @@ def _make_engines(settings: Demo) -> EngineFacts | str:
         return missing
     wanted = Wanted(
         base=settings.base, seed=settings.seed, mask_steps=settings.mask_steps,
-        image_steps=settings.image_steps, segment_steps=settings.segment_steps,
+        image_steps=settings.image_steps, refine_steps=settings.refine_steps,
+        segment_steps=settings.segment_steps,
         pairs=settings.pairs, drawn=settings.drawn, workers=settings.workers,
     )  # fmt: skip
     return make_engines(settings.out, wanted)

@@ -48,6 +48,7 @@ class Wanted:
     seed: int
     mask_steps: int
     image_steps: int
+    refine_steps: int
     segment_steps: int
     pairs: int
     drawn: int
@@ -120,6 +121,7 @@ def describe(wanted: Wanted) -> dict[str, Any]:
         "seed": wanted.seed,
         "mask_steps": wanted.mask_steps,
         "image_steps": wanted.image_steps,
+        "refine_steps": wanted.refine_steps,
         "pairs": wanted.pairs,
         "drawn": wanted.drawn,
         "reference": REFERENCE,
@@ -202,7 +204,8 @@ def make_recipe(place: Path, wanted: Wanted) -> Recipe:
         modality=str(place / "card.yaml"), base=wanted.base, preset=PRESET,
         mask_engine="diffusion", image_engine="diffusion", pseudo_masks=0, pairs=wanted.pairs,
         mask_steps=wanted.mask_steps, image_steps=wanted.image_steps,
-        segment_steps=wanted.segment_steps, seed=wanted.seed, workers=wanted.workers,
+        refine_steps=wanted.refine_steps, segment_steps=wanted.segment_steps,
+        seed=wanted.seed, workers=wanted.workers,
     )  # fmt: skip
 
 
@@ -274,7 +277,8 @@ def list_commands(
         f"univg run --shots shots --test test --modality card.yaml --base {base} "
         f"--preset {PRESET} --mask-engine diffusion --image-engine diffusion "
         f"--pairs {wanted.pairs} --mask-steps {wanted.mask_steps} "
-        f"--image-steps {wanted.image_steps} --segment-steps {wanted.segment_steps} "
+        f"--image-steps {wanted.image_steps} --refine-steps {wanted.refine_steps} "
+        f"--segment-steps {wanted.segment_steps} "
         f"--seed {seed}{own} --out recipe",
         f"univg sca score --real reference --floor targets --synth {masks} --size {size_px}",
         *list_pair_commands(place, results, seed),

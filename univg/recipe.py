@@ -91,6 +91,8 @@ class Recipe:
     """Steps of the mask engine on the shots; default: the preset's."""
     image_steps: Annotated[int, Ge(1)] | None = None
     """Steps of the image engine on the shots; default: the preset's."""
+    refine_steps: Annotated[int, Ge(0)] | None = None
+    """Steps of its refiner, 0 for none; default: the preset's."""
     segment_steps: Annotated[int, Ge(1)] | None = None
     """Steps of each segmenter; default: the preset's."""
     seed: Annotated[int, Ge(0), Le(2**63 - 1)] = 0

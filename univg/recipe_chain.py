@@ -190,9 +190,10 @@ def train_image_engine(asked: Recipe) -> Step:
         if "look" in done:
             values |= {"base": str(done["look"] / "run" / "base"), "from_": _control_of(asked)}
         run(AdaptImages(out=folder / "run", shots=asked.shots, max_steps=asked.image_steps,
-                        **values))  # fmt: skip
+                        refine_steps=asked.refine_steps, **values))  # fmt: skip
 
-    values = {**_engine_values(asked), "steps": asked.image_steps}
+    steps = {"steps": asked.image_steps, "refine_steps": asked.refine_steps}
+    values = {**_engine_values(asked), **steps}
     after = ["look"] if asked.unlabelled is not None else []
     return Step(
         name="image-engine", words="ControlNet on the shots", settings=values,
