@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional
 
 from univg.errors import DataError
+from univg.field_edge import find_drawn_field, mend_edge
 from univg.files import write_atomic
 from univg.masks import BoolMask
 from univg.resize import resize_to
@@ -29,7 +30,7 @@ PLANES = 5
 LARGEST_STEP = 16
 """The network's coarsest pixel [px]."""
 SAME_FIELD = 0.85
-"""Overlap (IoU) from which a drawn field is taken for that of a shot."""
+"""Overlap (IoU) from which a drawn field is taken for that of a shot, and gets its edge."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -113,7 +114,8 @@ class Finisher:
         weight = self.refiner.last.weight
         found = []
         for picture, mask in zip(pictures, masks, strict=True):
-            planes = stack_planes(picture, mask, self.choose_field(picture))
+            field = self.choose_field(picture)
+            planes = stack_planes(mend_edge(picture, field), mask, field)
             height, width = mask.shape
             x = torch.from_numpy(planes)[None].to(weight.device, weight.dtype)
             padding = (0, -width % LARGEST_STEP, 0, -height % LARGEST_STEP)
@@ -133,10 +135,10 @@ class Finisher:
         fields = [resize_to(field, shape) for field in self.fields]
         if all(field.all() for field in fields):
             return np.ones(shape, np.bool_)
-        own = find_field(picture)
+        own = find_drawn_field(picture)
         overlaps = [float((field & own).sum() / (field | own).sum()) for field in fields]
         best = int(np.argmax(overlaps))
-        return fields[best] if overlaps[best] >= SAME_FIELD else own
+        return fields[best] if overlaps[best] >= SAME_FIELD else find_field(picture)
 
 
 def save_finisher(finisher: Finisher, path: Path) -> None:
