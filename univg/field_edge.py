@@ -68,5 +68,4 @@ def fill(picture: Pixels, known: BoolMask, sigma_px: float) -> npt.NDArray[np.fl
         total += scale * cv2.GaussianBlur(values, (0, 0), sigma)
         weight += scale * near
         scale *= 1e-3
-    found: npt.NDArray[np.float32] = total / np.maximum(weight, 1e-12)[..., None]
-    return found
+    return np.asarray(total / np.maximum(weight, 1e-12)[..., None], np.float32)
