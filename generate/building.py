@@ -71,6 +71,7 @@ def build_diffusion(settings: Images) -> ImageMaker:
     from .diffusion import DiffusionMaker
 
     card, modality_name = find_image_engine(settings)
+    refuse_missing(settings, card)
     engine = open_engine(card, settings, settings.size, settings.control_strength)
     return DiffusionMaker(
         source=_open(settings, engine.size_px),
@@ -98,6 +99,7 @@ def check_engine(settings: Images) -> None:
     engine = choose_engine(settings)
     if engine == "diffusion":
         card, _ = find_image_engine(settings)
+        refuse_missing(settings, card)
         open_engine(card, settings, settings.size, settings.control_strength)
         return
     modality = find_modality(name_modality(settings))
@@ -142,6 +144,16 @@ def find_image_engine(settings: Images) -> tuple[EngineCard, str]:
     if settings.prompt is not None:
         card = dataclasses.replace(card, prompt=settings.prompt)
     return card, modality
+
+
+def refuse_missing(settings: Images, card: EngineCard) -> None:
+    """Refuse more or less of what the engine does not have."""
+    for name, there in (("refine", card.refiner), ("grain", card.grain)):
+        strength = getattr(settings, name)
+        if strength not in {0.0, 1.0} and not there:
+            raise ConfigError(
+                f"{name} is {strength:g}, and the engine has learned none; leave --{name} out"
+            )
 
 
 def open_engine(

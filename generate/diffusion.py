@@ -44,6 +44,8 @@ class Engine:
     compute: Compute
     size_px: tuple[int, int]
     block: int
+    is_refined: bool = False
+    """Whether the card's refiner is wanted."""
     sampler: Sampler | None = field(default=None, compare=False, repr=False)
     finisher: Finisher | None = field(default=None, compare=False, repr=False)
 
@@ -54,13 +56,14 @@ class Engine:
         """Return the sampler, loaded."""
         if self.sampler is None:
             require_device(self.compute.device)
-            base, control, self.card = load_engine(self.card)
-            self.sampler = Sampler(
+            base, control, card = load_engine(self.card)
+            finisher = load_refiner(card) if self.is_refined else None
+            sampler = Sampler(
                 base, control, sampling=self.sampling, compute=self.compute, size_px=self.size_px
             )
-            self.finisher = load_refiner(self.card)
-            if self.finisher is not None:
-                self.finisher.refiner.to(self.sampler.device)
+            if finisher is not None:
+                finisher.refiner.to(sampler.device)
+            self.card, self.finisher, self.sampler = card, finisher, sampler
         return self.sampler
 
     def identity(self) -> dict[str, Any]:
@@ -136,6 +139,7 @@ class DiffusionMaker(ImageMaker):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.block = self.with_engine.block
+        self.with_engine.is_refined = self._refining() > 0
 
     def settings(self) -> dict[str, Any]:
         """Return the engine and how it is used."""

@@ -156,9 +156,7 @@ class _Run:
             self.looked = look(self)
         self._fit_first_step()
         if self._someone_asked():
-            raise Stopped(
-                f"stopped before step {self.step + 1}; the same command goes on in {self.asked.out}"
-            )
+            raise Stopped(f"stopped before step {self.step + 1}; the same command goes on")
         steps, threads = range(self.step, self.steps), self.task.loaders
         losses = Losses(self)
         with Loader(self._load_one, self._share, steps, threads) as loader, self._progress() as bar:
@@ -184,7 +182,7 @@ class _Run:
             self._save()
             raise Stopped(
                 f"stopped after step {self.step} of {self.steps}, checkpoint written; "
-                f"the same command goes on in {self.asked.out}"
+                "the same command goes on"
             )
 
     def _progress(self) -> Any:

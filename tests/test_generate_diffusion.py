@@ -260,3 +260,15 @@ def test_specks_go_and_pinholes_close():
 
 def test_a_block_is_filled_up(place):
     assert CPU_BLOCK > 1  # else the tests above show nothing
+
+
+@pytest.mark.parametrize("side", [256, 320, 448, 512])
+def test_a_piece_as_large_as_the_shots_smallest_stays(side):
+    """Whatever a share of the picture and back comes to in floating point."""
+    for area in range(1, 60):
+        mask = np.zeros((side, side), bool)
+        mask[side // 2, :] = True
+        mask[10, 10 : 10 + area] = True
+        picture = np.repeat((mask * 255).astype(np.uint8)[..., None], 3, axis=2)
+        cut = choose_cut([picture], [mask])
+        assert cut_mask(picture, Cut(speck=cut.speck))[10, 10], area

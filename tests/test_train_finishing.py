@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import cv2
@@ -13,7 +14,7 @@ from training_shots import QUICK, write_shots
 from vessel_pictures import draw_lines, paint
 
 from univg.config import from_plain
-from univg.errors import DataError
+from univg.errors import ConfigError, DataError, UserError
 from univg.files import sha256_of_file
 from univg.generate import images
 from univg.generate.images import Images
@@ -168,6 +169,43 @@ def test_a_refiner_that_was_changed_is_refused(place, tmp_path):
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(DataError, match="is missing or not the refiner"):
         load_refiner(read_card(tmp_path / "run", "images"))
+
+
+def test_a_refiner_that_is_gone_is_looked_for_nowhere_else(place, tmp_path, monkeypatch):
+    run = shutil.copytree(place / "whole", tmp_path / "run")
+    (run / "refiner" / "refiner.safetensors").unlink()
+    monkeypatch.chdir(place / "whole")  # where one lies under the same relative path
+    with pytest.raises(DataError, match=re.escape(f"{run}/refiner/refiner.safetensors: is miss")):
+        draw_pairs(place, tmp_path / "pairs", engine_dir=run)
+    draw_pairs(place, tmp_path / "plain", engine_dir=run, refine=0.0)
+    assert len(read_rows(tmp_path / "plain")) == 5
+    shutil.rmtree(run / "controlnet")
+    with pytest.raises(UserError, match=re.escape(str(run / "controlnet"))):
+        draw_pairs(place, tmp_path / "pairs", engine_dir=run)
+
+
+def test_what_an_engine_lacks_cannot_be_asked_for(place, tmp_path):
+    adapt(place, tmp_path / "run", refine_steps=0)
+    for values in ({"refine": 1.0}, {"refine": 0.0}):
+        draw_pairs(place, tmp_path / "pairs", engine_dir=tmp_path / "run", **values)
+    with pytest.raises(ConfigError, match=r"refine is 1.5, and the engine has learned none"):
+        draw_pairs(place, tmp_path / "more", engine_dir=tmp_path / "run", refine=1.5)
+    assert not (tmp_path / "more").exists()
+
+
+def test_an_engine_made_longer_and_killed_is_unfinished_not_broken(place, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    run = tmp_path / "run"
+    adapt(place, run, stop_at=1)
+    assert read_card(run, "images").refiner
+    with monkeypatch.context() as patch:
+        patch.setattr(finishing, "train", stop)
+        with pytest.raises(KeyboardInterrupt):
+            adapt(place, run)
+    with pytest.raises(DataError, match="its run is not finished"):
+        read_card(run, "images")
 
 
 def test_shots_without_colour_make_pictures_without(place, tmp_path):

@@ -56,6 +56,23 @@ def test_pictures_of_any_size_each_by_itself(finisher, height, width):
     assert together[0].dtype == np.uint8
 
 
+def test_the_number_of_threads_changes_no_byte():
+    refiner = Refiner()
+    fill_weights(refiner, 2)
+    pictures, masks = zip(*(picture_of(seed) for seed in range(4)), strict=True)
+    pictures = [cv2.resize(each, (320, 320)) for each in pictures]
+    masks = [cv2.resize(each.astype(np.uint8), (320, 320)) > 0 for each in masks]
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(Finisher(refiner, [EVERYTHING]).refine(pictures, masks, 0.3))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert all((np.array(each) == np.array(found[0])).all() for each in found)
+
+
 def test_it_goes_by_the_mask(finisher):
     picture, mask = picture_of(0)
     other = finisher.refine([picture], [~mask])[0]

@@ -12,7 +12,14 @@ from pathlib import Path
 from univg.binarise import Cut
 from univg.files import sha256_of_file
 from univg.modalities import find_modality, modality_names
-from univg.sd_engine import CardAdapter, EngineCard, Kind, hash_control, write_card
+from univg.sd_engine import (
+    ENGINE_NAME,
+    CardAdapter,
+    EngineCard,
+    Kind,
+    hash_control,
+    write_card,
+)
 from univg.sd_source import EMBEDDED
 
 from .finishing import Finish
@@ -73,6 +80,14 @@ def write_engine(
             )
     write_card(card, out)
     return card
+
+
+def withdraw_engine(out: Path) -> None:
+    """Take the card of `out` away before what it names is replaced: the run is not finished then.
+
+    It comes back at the run's end, with what is trained now.
+    """
+    (out / ENGINE_NAME).unlink(missing_ok=True)
 
 
 def _describe(path: Path, strength: float, out: Path) -> CardAdapter:

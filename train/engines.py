@@ -36,7 +36,7 @@ from .adapter_commands import parse_adapter
 from .adapters import LORA, Adapter, AdapterSpec, attach, load_adapter
 from .diffusion import DenoisingLoss, NoiseOptions, NoiseSchedule
 from .drawing import SteeringGauge, draw_samples, draw_steered
-from .engine_cards import CONTROL, OWN_BASE, write_engine
+from .engine_cards import CONTROL, OWN_BASE, withdraw_engine, write_engine
 from .engine_task import EngineTask
 from .finishing import learn_cut, learn_finish
 from .images import TrainImages
@@ -69,6 +69,7 @@ def train_masks(asked: TrainMasks) -> Outcome:
         adapter = attach(session.base.unet, spec, asked.seed)
 
         def save(folder: Path) -> list[Path]:
+            withdraw_engine(folder)
             files = [folder / "adapter.safetensors", folder / "adapter-diffusers.safetensors"]
             adapter.save(files[0], session.base)
             adapter.save_diffusers(files[1])
@@ -130,6 +131,7 @@ def adapt_masks(asked: AdaptMasks) -> Outcome:
         adapter = attach(session.base.unet, spec, asked.seed)
 
         def save(folder: Path) -> list[Path]:
+            withdraw_engine(folder)
             adapter.save(folder / "adapter.safetensors", session.base)
             return [folder / "adapter.safetensors"]
 
@@ -167,6 +169,7 @@ def adapt_images(asked: AdaptImages) -> Outcome:
         look = _look_adapter(session, asked) if asked.unet == "lora" else None
 
         def save(folder: Path) -> list[Path]:
+            withdraw_engine(folder)
             files = [folder / CONTROL]
             save_control(control, files[0], half=False)
             if look is not None:

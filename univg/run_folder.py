@@ -334,8 +334,8 @@ def restore(
             if _pack_sums(maker, maker.row_of(made)["sha256"]) != rows[made.index]:
                 raise DataError(
                     f"{folder / next(iter(names.values()))}: is damaged or missing, and made again "
-                    "it differs from the one in the manifest (other library versions?); nothing "
-                    "was replaced: choose another --out"
+                    "it differs from the one in the manifest (other library versions or number of "
+                    "threads?); nothing was replaced: choose another --out"
                 )
             write_all_atomic({folder / names[role]: data for role, data in made.files.items()})
             filled.made += 1

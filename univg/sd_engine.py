@@ -16,6 +16,7 @@ from univg.binarise import Cut
 from univg.errors import DataError
 from univg.files import sha256_hex, sha256_of_file, write_atomic
 from univg.grain import Grain
+from univg.sd_source import EMBEDDED
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel
@@ -44,11 +45,12 @@ class EngineCard:
 
     kind: Kind
     base: str
-    """What `--base` takes; a relative path that starts with ./ lies in the run folder."""
+    """What `--base` takes; or the name of a folder beside the card."""
     base_identity: str = ""
     adapters: tuple[CardAdapter, ...] = ()
     control: str = ""
-    """Folder of the ControlNet, `nano` for the embedded one, empty for none."""
+    """Folder of the ControlNet (beside the card, if relative), `nano` for the embedded one, empty
+    for none."""
     control_sha256: str = ""
     prompt: str = ""
     modality: str = ""
@@ -137,7 +139,7 @@ def load_engine(card: EngineCard) -> tuple[Base, ControlNetModel | None, EngineC
         )
     adapters = []
     for each in card.adapters:
-        path = Path(_place(each.file, card.folder))
+        path = card.folder / each.file
         if not path.is_file() or sha256_of_file(path) != each.sha256:
             raise DataError(f"{path}: is missing or not the adapter that {card.folder} names")
         adapters.append(read_as_adapter(path, base, each.strength))
@@ -159,7 +161,7 @@ def load_refiner(card: EngineCard) -> Finisher | None:
 
     if not card.refiner:
         return None
-    path = Path(_place(card.refiner, card.folder))
+    path = card.folder / card.refiner
     if not path.is_file() or sha256_of_file(path) != card.refiner_sha256:
         raise DataError(f"{path}: is missing or not the refiner that {card.folder} names")
     return load_finisher(path)
@@ -179,6 +181,11 @@ def hash_control(name: str | Path) -> str:
 
 
 def _place(name: str, folder: Path) -> str:
-    """Return where a card's file is: relative names with a dot or a slash lie beside it."""
-    inside = folder / name
-    return str(inside) if name and not Path(name).is_absolute() and inside.exists() else name
+    """Return where a card's base or ControlNet is: beside it, if that is no name of another kind.
+
+    Such are embedded bases, hub ids, and what a card that lies nowhere calls so.
+    """
+    is_id = "/" in name and not (folder / name).exists()
+    if not name or name in EMBEDDED or is_id or not (folder / ENGINE_NAME).is_file():
+        return name
+    return str(folder / name)

@@ -7,8 +7,9 @@ blurs what is thinner than that; where it lay, the mask knows.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,17 @@ class _Norm(torch.nn.Module):
         return functional.silu(centred * size * self.gain + self.shift)
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Convolutions in full precision round by how many threads share them; pictures must not."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _double(x: torch.Tensor) -> torch.Tensor:
     return functional.interpolate(x, scale_factor=2.0, mode="nearest")
 
@@ -111,23 +123,22 @@ class Finisher:
         self, pictures: Sequence[Pixels], masks: Sequence[BoolMask], strength: float = 1.0
     ) -> list[Pixels]:
         """Return `pictures` (H, W, 3), all of one size, refined; each by itself."""
+        with one_thread():
+            pairs = zip(pictures, masks, strict=True)
+            return [self._refine(picture, mask, strength) for picture, mask in pairs]
+
+    def _refine(self, picture: Pixels, mask: BoolMask, strength: float) -> Pixels:
+        """Return `picture` refined."""
+        field = self.choose_field(picture)
+        planes = stack_planes(mend_edge(picture, field), mask, field)
+        height, width = mask.shape
         weight = self.refiner.last.weight
-        found = []
-        for picture, mask in zip(pictures, masks, strict=True):
-            field = self.choose_field(picture)
-            planes = stack_planes(mend_edge(picture, field), mask, field)
-            height, width = mask.shape
-            x = torch.from_numpy(planes)[None].to(weight.device, weight.dtype)
-            padding = (0, -width % LARGEST_STEP, 0, -height % LARGEST_STEP)
-            x = functional.pad(x, padding, mode="replicate")
-            added = self.refiner(x)[0, :, :height, :width].float().cpu().numpy()
-            pixels = (planes[:3] + strength * added + 1) * 127.5
-            found.append(
-                np.ascontiguousarray(
-                    np.clip(np.rint(pixels), 0, 255).astype(np.uint8).transpose(1, 2, 0)
-                )
-            )
-        return found
+        x = torch.from_numpy(planes)[None].to(weight.device, weight.dtype)
+        padding = (0, -width % LARGEST_STEP, 0, -height % LARGEST_STEP)
+        x = functional.pad(x, padding, mode="replicate")
+        added = self.refiner(x)[0, :, :height, :width].float().cpu().numpy()
+        pixels = np.clip(np.rint((planes[:3] + strength * added + 1) * 127.5), 0, 255)
+        return np.ascontiguousarray(pixels.astype(np.uint8).transpose(1, 2, 0))
 
     def choose_field(self, picture: Pixels) -> BoolMask:
         """Return the shots' field that is most like that of `picture`; if none is, its own."""
