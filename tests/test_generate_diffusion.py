@@ -234,6 +234,20 @@ def test_a_damaged_card_is_told(place, tmp_path):
             read_card(tmp_path / "run", "images")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("refiner_strength", None), ("refiner_strength", "1.0"), ("size_px", "64"), ("size_px", True),
+     ("is_grey", 1), ("prompt", None), ("base", 3)],
+)  # fmt: skip
+def test_a_card_of_wrong_types_is_told(place, tmp_path, name, value):
+    plain = json.loads((place / "image-engine" / ENGINE_NAME).read_text())
+    (tmp_path / ENGINE_NAME).write_text(json.dumps(plain))
+    read_card(tmp_path, "images")
+    (tmp_path / ENGINE_NAME).write_text(json.dumps({**plain, name: value}))
+    with pytest.raises(DataError, match=f"damaged .{name} is "):
+        read_card(tmp_path, "images")
+
+
 def test_the_cut_brings_masks_back():
     masks = [np.zeros((64, 64), np.bool_) for _ in range(2)]
     masks[0][10:14, 5:60] = True

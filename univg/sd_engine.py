@@ -8,7 +8,7 @@ training writes the card, generation reads it.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 ENGINE_NAME = "engine.json"
 FORMAT = 1
 Kind = Literal["masks", "images"]
+TYPES: dict[str, type | tuple[type, ...]] = {
+    "str": str, "bool": bool, "float": (int, float), "int | None": (int, type(None)),
+}  # fmt: skip
+"""What the annotations of a card's plain fields take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +113,22 @@ def read_card(folder: Path, kind: Kind) -> EngineCard:
         plain["adapters"] = tuple(CardAdapter(**each) for each in plain["adapters"])
         plain["cut"] = Cut(**plain["cut"])
         plain["grain"] = Grain.read(plain["grain"]) if plain.get("grain") else None
-        card = EngineCard(**plain, folder=folder)
+        card = _check_types(EngineCard(**plain, folder=folder))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path}: is damaged ({error}); train the engine again") from error
     if card.kind != kind:
         raise DataError(f"{folder}: is an engine of {card.kind}, not of {kind}; see train {makes}")
+    return card
+
+
+def _check_types(card: EngineCard) -> EngineCard:
+    """Return `card` if its words are words and its numbers numbers."""
+    for each in fields(EngineCard):
+        value, wanted = getattr(card, each.name), TYPES.get(str(each.type))
+        if wanted and (
+            not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool)
+        ):
+            raise TypeError(f"{each.name} is {value!r}")
     return card
 
 
