@@ -99,6 +99,18 @@ ROWS: dict[str, Row] = {
             name="composite-warped", engine="composite", masks="warped",
             what="composite pairs on the five masks, bent",
         ),
+        Row(
+            name="composite-first", engine="composite", fit=(("synthetic_until", 0.6),),
+            what="`composite`, the last 40 % of the steps on the five alone",
+        ),
+        Row(
+            name="composite-warped-first", engine="composite", masks="warped",
+            fit=(("synthetic_until", 0.6),), what="`composite-warped`, likewise",
+        ),
+        Row(
+            name="diffusion-first", engine="diffusion", fit=(("synthetic_until", 0.6),),
+            what="`diffusion`, likewise",
+        ),
         Row(name="composite-50", engine="composite", pairs=50, what="50 composite pairs"),
         Row(name="composite-500", engine="composite", pairs=500, what="500 composite pairs"),
         Row(name="diffusion", engine="diffusion", what="`baseline` and diffusion pairs"),

@@ -198,7 +198,8 @@ class _Run:
         return share_of(step, self.batch, self.rank, self.world)
 
     def _load_one(self, position: int) -> Sample:
-        return self.task.load(self.order.item_at(position), self.order.rng_at(position))
+        item, rng = self.order.item_at(position), self.order.rng_at(position)
+        return self.task.load_in_step(position // self.batch, item, rng)
 
     def _update(self, samples: list[Sample]) -> torch.Tensor:
         """Take one optimizer step on `samples`; return their mean loss."""

@@ -38,6 +38,10 @@ class Task(abc.ABC):
     def load(self, item: int, rng: np.random.Generator) -> Sample:
         """Return training sample `item`; all that is random in it comes from `rng`."""
 
+    def load_in_step(self, step: int, item: int, rng: np.random.Generator) -> Sample:  # noqa: ARG002
+        """Return training sample `item` as `step` sees it: for most tasks as any does."""
+        return self.load(item, rng)
+
     def load_check(self, number: int) -> Sample:
         """Return validation sample `number`: the same each time, noise and timestep included."""
         raise NotImplementedError

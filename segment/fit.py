@@ -44,6 +44,9 @@ class Fit(Training):
     synthetic_share: Annotated[float, Ge(0), Le(1)] | None = None
     """Share of each batch that is synthetic, where --synthetic names any; the shots are repeated as
     needed."""
+    synthetic_until: Annotated[float, Ge(0), Le(1)] | None = None
+    """Share of the run in which batches hold synthetic samples; those after it hold shots alone, so
+    that what comes last is real. 1: to the end, as in the paper."""
     preset: Literal["paper", "laptop", "strong"] = "laptop"
     """Named values of all that is left open. paper: UNet, BCE, whole images of 512 px, 300 epochs;
     laptop: small UNet, patches; strong: for a GPU, or with patience."""

@@ -27,7 +27,7 @@ FREE = frozenset({"synthetic", "memory_mb", "epochs", "onnx", "wanted", "loaders
 LIBRARIES = ("torch", "accelerate", "diffusers", "opencv-python-headless", "numpy")
 SHOWN_FACTS = (
     *("loss", "learning_rate", "schedule", "optimizer", "ema", "batch", "max_steps", "stop_at"),
-    *("augment", "patch_px", "synthetic_share", "seed", "preset"),
+    *("augment", "patch_px", "synthetic_share", "synthetic_until", "seed", "preset"),
 )
 
 

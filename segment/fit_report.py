@@ -36,7 +36,8 @@ def write_report(
     lead = (
         f"Network `{asked.network}`, {outcome.steps} steps of {asked.batch}, preset "
         f"`{asked.preset}`, seed {asked.seed}; {len(data.real)} shots, {len(data.synthetic)} "
-        f"synthetic pairs, {task.synthetic_count} of each batch synthetic."
+        f"synthetic pairs, {task.synthetic_count} of each batch synthetic"
+        + ("." if task.synthetic_steps is None else f" up to step {task.synthetic_steps}.")
     )
     page = Page("Segmenter", kicker="UniVG training report", lead=lead)
     _show_shots(page, asked, task, scores)

@@ -164,6 +164,7 @@ def make_task(asked: Fit, data: Data, threshold: float | None = None) -> Segment
         synthetic_count=count_synthetic(
             asked.batch or 1, asked.synthetic_share or 0.0, len(data.synthetic)
         ),
+        synthetic_steps=count_synthetic_steps(asked),
         cut=cut,
         tiling=tiling,
         seed=asked.seed,
@@ -176,6 +177,13 @@ def make_task(asked: Fit, data: Data, threshold: float | None = None) -> Segment
     )
     task.fixed_threshold = threshold
     return task
+
+
+def count_synthetic_steps(asked: Fit) -> int | None:
+    """Return after how many steps batches hold shots alone; None: never."""
+    if asked.synthetic_until is None or asked.synthetic_until >= 1:
+        return None
+    return round(asked.synthetic_until * (asked.max_steps or 0))
 
 
 def is_fixed(network: str) -> bool:
@@ -215,11 +223,13 @@ def describe_start(asked: Fit, data: Data, task: SegmentTask, accelerator: Accel
     weights = sum(weight.numel() for weight in task.trained().values())
     precision = accelerator.mixed_precision
     what = f"{'images' if task.cut.whole else 'patches'} of {task.cut.side_px} px"
+    last = task.synthetic_steps
+    until = "" if last is None or not task.synthetic_count else f" up to step {last}"
     text = (
         f"{asked.network}: {weights / 1e6:,.2f} M weights; {len(data.real)} shots, "
         f"{len(data.synthetic)} synthetic pairs ({task.synthetic_count} of each batch of "
-        f"{asked.batch}), {what}, {asked.max_steps} steps on {accelerator.device}, precision "
-        f"{'fp32' if precision == 'no' else precision}"
+        f"{asked.batch}{until}), {what}, {asked.max_steps} steps on {accelerator.device}, "
+        f"precision {'fp32' if precision == 'no' else precision}"
     )
     if not task.held_out and not asked.leave_one_out and asked.stop_at is None:
         text += (

@@ -157,6 +157,7 @@ class SegmentTask(Task):
         *,
         batch: int,
         synthetic_count: int,
+        synthetic_steps: int | None = None,
         cut: Cut,
         tiling: Tiling,
         seed: int,
@@ -168,6 +169,8 @@ class SegmentTask(Task):
         self.loaders = loaders
         self.real, self.synthetic, self.held_out = real, synthetic, held_out
         self.items, self.synthetic_count = batch, synthetic_count if synthetic else 0
+        self.synthetic_steps = synthetic_steps
+        """After so many steps all samples are real; None: never."""
         self.cut, self.seed, self.facts = cut, seed, dict(facts or {})
         self.checks = len(held_out) if held_out else 0
         self.module = Judged(network, loss, tiling, self._draw_statistics, channels_last)
@@ -179,6 +182,12 @@ class SegmentTask(Task):
     def load(self, item: int, rng: np.random.Generator) -> Sample:
         """Return sample number `item` of a step."""
         return as_tensors(self.draw(item, rng))
+
+    def load_in_step(self, step: int, item: int, rng: np.random.Generator) -> Sample:
+        """Return sample number `item` of `step`; all are real where synthetic ones come no more."""
+        if self.synthetic_steps is not None and step >= self.synthetic_steps:
+            item = max(item, self.synthetic_count)
+        return self.load(item, rng)
 
     def draw(self, item: int, rng: np.random.Generator) -> Sampled:
         """Return sample number `item` of a step as arrays."""
@@ -201,11 +210,14 @@ class SegmentTask(Task):
         return list(dict.fromkeys(self._recent))
 
     def _draw_statistics(self) -> Iterator[Tensor]:
-        """Yield images of the samples that batch normalisation is measured on."""
+        """Yield images for the statistics of batch normalisation, as the last steps have them."""
+        last = -1 if self.synthetic_steps is None else self.synthetic_steps
         count = max(1, STATISTICS_SAMPLES // self.items)
         for step in range(count):
             samples = [
-                self.load(item, rng_for(self.seed, "segment statistics", step * self.items + item))
+                self.load_in_step(
+                    last, item, rng_for(self.seed, "segment statistics", step * self.items + item)
+                )
                 for item in range(self.items)
             ]
             yield stack_samples(samples)["image"]

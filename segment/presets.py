@@ -24,6 +24,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "vessel_share": 0.0,
         "augment": "none",
         "synthetic_share": 0.5,
+        "synthetic_until": 1.0,
     },
     "laptop": {
         "network": "unet-small",

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from training_shots import SIZE, write_shots
 
 from univg.cli import main
@@ -131,6 +132,37 @@ def test_each_batch_holds_the_share_of_synthetic_pairs(place, share, count):
         for item in range(task.items):
             task.load(item, rng)
         assert sum("made" in name for name in task._recent) == count
+
+
+def test_after_a_while_all_samples_are_real_if_asked(place):
+    task = task_for(place, max_steps=10, synthetic_until=0.6, synthetic_share=0.5)
+
+    def count_made(step: int) -> int:
+        task._recent.clear()
+        for item in range(task.items):
+            task.load_in_step(step, item, np.random.default_rng(item))
+        return sum("made" in name for name in task._recent)
+
+    assert [count_made(step) for step in (0, 5, 6, 9)] == [2, 2, 0, 0]
+    task._recent.clear()
+    assert len(list(task._draw_statistics()))
+    assert not any("made" in name for name in task._recent), "statistics are of what comes last"
+    never = task_for(place, max_steps=10, synthetic_share=0.5)
+    assert never.synthetic_steps is None
+
+
+def test_synthetic_first_goes_on_to_the_same_weights(place, tmp_path):
+    values = {"max_steps": 6, "synthetic_until": 0.5}
+    fit.run(settings_for(place, tmp_path / "whole", **values))
+    for stop in (2, 4, None):
+        fit.run(settings_for(place, tmp_path / "parts", stop_at=stop, **values))
+    whole, parts = (tmp_path / n / "model.safetensors" for n in ("whole", "parts"))
+    assert load_file(whole).keys() == load_file(parts).keys()
+    for name, weight in load_file(whole).items():
+        assert torch.equal(weight, load_file(parts)[name]), name
+    fit.run(settings_for(place, tmp_path / "mixed", max_steps=6))
+    mixed = load_file(tmp_path / "mixed" / "model.safetensors")
+    assert any(not torch.equal(mixed[name], weight) for name, weight in load_file(whole).items())
 
 
 def test_without_synthetic_pairs_all_are_real(place):
