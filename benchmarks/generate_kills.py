@@ -22,6 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from engine_speed import describe_machine, shown_command
+
 COMMAND = "import sys; from univg.cli import main; sys.exit(main(sys.argv[1:]))"
 SIDE = "96"
 
@@ -35,7 +37,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
-    found = {}
+    found: dict[str, Any] = {}
+    facts = {
+        "command": shown_command(Path(__file__).stem, None),
+        "machine": describe_machine("cpu"),
+    }
     with tempfile.TemporaryDirectory() as place:
         masks, shots = Path(place) / "masks", Path(place) / "shots"
         univg("generate", "masks", "--out", masks, "--count", asked.count, "--size", SIDE, SIDE)
@@ -45,7 +51,7 @@ def main() -> None:
             found[engine] = kill_often(words, Path(place) / engine, asked)
             print(engine, json.dumps(found[engine]), flush=True)
     if asked.out:
-        asked.out.write_text(json.dumps(found, indent=1) + "\n")
+        asked.out.write_text(json.dumps({**facts, "engines": found}, indent=1) + "\n")
     if not all(row["equal"] and not row["torn"] for row in found.values()):
         sys.exit("a run that was killed came to other bytes")
 
@@ -74,9 +80,9 @@ def kill_often(words: list[Any], place: Path, asked: argparse.Namespace) -> dict
     univg(*words, "--out", place / "peace")
     whole_s = time.monotonic() - began
     rng = random.Random(asked.seed)
-    kills = landed = torn = 0
+    tries = landed = torn = 0
     out = place / "killed"
-    while kills < asked.kills:
+    while landed < asked.kills:
         process = subprocess.Popen(
             [sys.executable, "-c", COMMAND, *map(str, words), "--out", str(out)],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
@@ -88,15 +94,15 @@ def kill_often(words: list[Any], place: Path, asked: argparse.Namespace) -> dict
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        kills += 1
+        tries += 1
         torn += count_torn(out)
         if process.returncode == 0:  # done before it was killed: begin anew
             torn += hashes(out) != hashes(place / "peace")
-            out = place / f"killed-{kills}"
+            out = place / f"killed-{tries}"
     univg(*words, "--out", out)
     return {
         "kills": landed,
-        "ended_before": kills - landed,
+        "ended_before": tries - landed,
         "torn": torn,
         "equal": hashes(out) == hashes(place / "peace"),
     }

@@ -293,6 +293,7 @@ def test_accelerate_launch_starts_a_run(place, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, while it compiles
 def test_compile_trains_the_same_but_for_rounding(place, tmp_path):
     run(place, "loha", tmp_path / "plain", max_steps=2)
     run(place, "loha", tmp_path / "compiled", max_steps=2, compile=True)
