@@ -56,9 +56,9 @@ class Demo:
     """Base whose engines are adapted, as for `univg train adapt-masks`."""
     mask_steps: Annotated[int, Ge(1)] = 150
     """Steps of the mask engine's adaptation."""
-    image_steps: Annotated[int, Ge(1)] = 200
+    image_steps: Annotated[int, Ge(1)] = 150
     """Steps of the image engine's adaptation."""
-    refine_steps: Annotated[int, Ge(0)] = 300
+    refine_steps: Annotated[int, Ge(0)] = 600
     """Steps of its refiner, which brings back what the autoencoder loses."""
     segment_steps: Annotated[int, Ge(1)] = 200
     """Steps of each segmenter."""
