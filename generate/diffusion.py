@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from univg.devices import require_device
 from univg.files import sha256_hex
-from univg.grain import add_grain, drop_colour, has_colour
+from univg.grain import add_grain, drop_colour, has_any_colour
 from univg.masks import BoolMask
 from univg.run_folder import Made
 from univg.sd_compute import resolve_attention, resolve_layout
@@ -207,4 +207,4 @@ class DiffusionMaker(ImageMaker):
 
 def _as_stored(picture: npt.NDArray[np.uint8], is_grey: bool) -> npt.NDArray[np.uint8]:
     """Return a picture as a grey one (H, W) where it has no colour, or is to have none."""
-    return drop_colour(picture) if is_grey or not has_colour(picture) else picture
+    return drop_colour(picture) if is_grey or not has_any_colour(picture) else picture

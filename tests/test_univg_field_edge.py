@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from univg.field_edge import find_drawn_field, mend_edge
+from univg.field_edge import mend_edge
+from univg.masks import find_fov
 
 SIDE = 128
 COLOUR = np.array([200, 90, 40], np.uint8)
@@ -37,8 +38,8 @@ def test_a_ragged_edge_becomes_that_of_the_field(seed):
     field, drawn = disc(56), cv2.GaussianBlur(paint(ragged(seed)), (0, 0), 1.0)
     mended = mend_edge(drawn, field)
     edge = disc(57.5) & ~disc(54.5)
-    assert ((find_drawn_field(drawn) ^ field) & ~edge).sum() > 100
-    assert not ((find_drawn_field(mended) ^ field) & ~edge).any()
+    assert ((find_fov(drawn) ^ field) & ~edge).sum() > 100
+    assert not ((find_fov(mended) ^ field) & ~edge).any()
     rim = field & ~disc(50)
     wrong = np.abs(mended.astype(int) - paint(field).astype(int))[rim & disc(54)]
     assert np.median(wrong) <= 6, "bays go on as the ground beside them"
@@ -47,7 +48,7 @@ def test_a_ragged_edge_becomes_that_of_the_field(seed):
 
 def test_what_has_the_edge_stays_as_it_is():
     picture = paint(disc(56))
-    assert mend_edge(picture, find_drawn_field(picture)) is picture
+    assert mend_edge(picture, find_fov(picture)) is picture
 
 
 def test_another_field_is_left_alone():
@@ -62,7 +63,8 @@ def test_no_edge_no_change(field):
 
 
 def test_a_dark_place_inside_is_no_bay():
-    picture = paint(disc(56))
+    picture = paint(ragged(0))
     picture[60:68, 60:68] = 0
     mended = mend_edge(picture, disc(56))
+    assert (mended != picture).any(), "the edge is mended all the same"
     assert (mended[60:68, 60:68] == 0).all()

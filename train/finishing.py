@@ -18,7 +18,7 @@ import torch
 from univg.agreement import measure_agreement
 from univg.binarise import Cut, choose_cut
 from univg.files import make_folder, remove_temporaries
-from univg.grain import Grain, add_grain, drop_colour, has_colour, learn_grain
+from univg.grain import Grain, add_grain, drop_colour, has_any_colour, learn_grain
 from univg.loop.device import make_accelerator
 from univg.loop.loop import train
 from univg.loop.options import Training
@@ -85,7 +85,7 @@ def learn_finish(session: Session, asked: AdaptImages, shots: Sequence[Shot]) ->
     images = [shot.image for shot in shots if shot.image is not None]
     masks = [shot.mask for shot in shots if shot.image is not None]
     given = give_back(session.base, images)
-    is_grey = not any(has_colour(image) for image in images)
+    is_grey = not any(has_any_colour(image) for image in images)
     if is_grey:
         given = [make_grey(each) for each in given]
     plain = Finish(learn_grain(images, given), is_grey)

@@ -6,8 +6,6 @@ bays filled from what is beside them and what hangs over put out; elsewhere unch
 
 from __future__ import annotations
 
-import functools
-
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -25,14 +23,9 @@ EDGE_PX = 0.7
 """How soft the new edge is."""
 
 
-def find_drawn_field(picture: Pixels) -> BoolMask:
-    """Return where `picture` (H, W, 3) is no dark surround, however ragged; of no other shape."""
-    return find_fov(functools.reduce(np.maximum, np.moveaxis(picture, 2, 0)))
-
-
 def mend_edge(picture: Pixels, field: BoolMask) -> Pixels:
     """Return `picture` (H, W, 3) with the edge of `field`."""
-    own = find_drawn_field(picture)
+    own = find_fov(picture)
     side = min(field.shape)
     outside = ~field & ~own
     if field.all() or not outside.any():

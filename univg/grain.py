@@ -100,7 +100,7 @@ def drop_colour(picture: Pixels) -> Pixels:
     return np.asarray(np.rint(picture.astype(np.float32).mean(axis=2)), np.uint8)
 
 
-def has_colour(picture: Pixels) -> bool:
+def has_any_colour(picture: Pixels) -> bool:
     """Whether the channels of `picture` (H, W, 3) differ anywhere."""
     return bool((picture != picture[..., :1]).any())
 

@@ -18,9 +18,9 @@ import torch
 from torch.nn import functional
 
 from univg.errors import DataError
-from univg.field_edge import find_drawn_field, mend_edge
+from univg.field_edge import mend_edge
 from univg.files import write_atomic
-from univg.masks import BoolMask
+from univg.masks import BoolMask, find_fov
 from univg.resize import resize_to
 from univg.vesselness import find_field
 
@@ -146,7 +146,7 @@ class Finisher:
         fields = [resize_to(field, shape) for field in self.fields]
         if all(field.all() for field in fields):
             return np.ones(shape, np.bool_)
-        own = find_drawn_field(picture)
+        own = find_fov(picture)
         overlaps = [float((field & own).sum() / (field | own).sum()) for field in fields]
         best = int(np.argmax(overlaps))
         return fields[best] if overlaps[best] >= SAME_FIELD else find_field(picture)
