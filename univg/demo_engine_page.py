@@ -231,7 +231,8 @@ def _add_images(page: Page, engines: EngineFacts) -> None:
     start = "as it is embedded" if engines.base == "nano" else "as it is"
     section = page.section(
         "Images before and after adaptation",
-        f"The image engine: a ControlNet, {engines.asked.image_steps} steps on the five pairs. "
+        f"The image engine: a ControlNet, {engines.asked.image_steps} steps on the five pairs, and "
+        f"a refiner, {engines.asked.refine_steps} steps, for what the autoencoder loses. "
         f"Before, it is the ControlNet {start}; the prompt is “{engines.card.image_prompt}”. Both "
         "draw for the masks of the adapted mask engine, from the same noise.",
     )
