@@ -72,6 +72,8 @@ class Row:
     """Of the steps that are asked for."""
     all_pool: bool = False
     """Trained on every image of the pool, not on five."""
+    pretrained: bool = False
+    """Starts from a network that has learned procedural pairs of all modalities."""
     fit: tuple[tuple[str, Any], ...] = ()
     """What differs from `FIT`."""
 
@@ -110,6 +112,18 @@ ROWS: dict[str, Row] = {
         Row(
             name="diffusion-first", engine="diffusion", fit=(("synthetic_until", 0.6),),
             what="`diffusion`, likewise",
+        ),
+        Row(
+            name="pretrained", pretrained=True,
+            what="`baseline`, from a network that has seen procedural pairs of all modalities",
+        ),
+        Row(
+            name="pretrained-composite", engine="composite", pretrained=True,
+            what="`composite`, likewise",
+        ),
+        Row(
+            name="pretrained-warped", engine="composite", masks="warped", pretrained=True,
+            what="`composite-warped`, likewise",
         ),
         Row(name="composite-50", engine="composite", pairs=50, what="50 composite pairs"),
         Row(name="composite-500", engine="composite", pairs=500, what="500 composite pairs"),

@@ -48,6 +48,8 @@ class Asked:
     """fitted: the growth of masks is fitted to the shots; shipped: as univg brings it."""
     engine_steps: int | None = None
     """Of each diffusion engine; None: its preset's."""
+    start: Path | None = None
+    """Weights that `pretrained` rows start from."""
     trial: str = ""
     """Name of a trial of changed code: what is synthetic is made anew."""
 
@@ -305,6 +307,7 @@ def _fit(asked: Asked, job: Job, shots: Path, synthetic: str | None) -> Step:
     values["max_steps"] = steps_of(asked, job.row)
     # An engine may fail at a mask or two; never at a shot.
     values |= {"wanted": count_masks(shots), "skip_bad": synthetic is not None}
+    start = asked.start if job.row.pretrained else None
 
     def work(folder: Path, done: Folders) -> dict[str, Any]:
         from univg.segment.fit import Fit, run
@@ -312,14 +315,15 @@ def _fit(asked: Asked, job: Job, shots: Path, synthetic: str | None) -> Step:
         from univg.segment.weights import read_card
 
         made = (done[synthetic] / "pairs",) if synthetic else ()
-        run(Fit(out=folder / "run", shots=shots, synthetic=made, **values))
+        run(Fit(out=folder / "run", shots=shots, synthetic=made, start_from=start, **values))
         card = read_card(folder / "run" / MODEL)
         return {"pairs": card.facts["training"]["synthetic_pairs"]}
 
     free = {"memory_mb", "tracker", "report_samples", "preview_every", "channels_last"}
     decides = {name: value for name, value in values.items() if name not in free}
     after = [synthetic] if synthetic else []
-    return Step(name="fit", settings=decides, inputs=[shots], after=after, work=work)
+    inputs = [shots, *([start] if start else [])]
+    return Step(name="fit", settings=decides, inputs=inputs, after=after, work=work)
 
 
 def _predict(truth: Path) -> Step:

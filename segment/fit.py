@@ -8,6 +8,7 @@ In: folders of pairs, a network by name. Out: `OUT/model.safetensors`, which hol
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,6 +56,9 @@ class Fit(Training):
     package.module:function."""
     network_options: tuple[str, ...] | None = None
     """Options of the network, as name=value: channels=32 depth=4."""
+    start_from: Path | None = None
+    """Weights that `univg segment fit` wrote, or its run folder, to start from instead of random
+    ones; network and network options are theirs."""
     loss: Literal["bce", "dice", "bce+dice", "soft-cldice"] | None = None
     """What is made small."""
     epochs: Annotated[int, Ge(1)] | None = None
@@ -96,7 +100,7 @@ class Fit(Training):
 
 def resolve(asked: Fit, real: int, synthetic: int) -> Fit:
     """Return `asked` with nothing left open, for so many training pairs."""
-    asked = check(asked)
+    asked = take_network(check(asked))
     if asked.gradient_checkpointing:
         raise ConfigError("gradient_checkpointing is for engines; take a smaller --micro-batch")
     if asked.epochs is not None and asked.max_steps is not None:
@@ -126,6 +130,31 @@ def resolve(asked: Fit, real: int, synthetic: int) -> Fit:
     if 0 < filled.patch_px < 16:
         raise ConfigError(f"patch_px is {filled.patch_px}: at least 16, or 0 for whole images")
     return filled
+
+
+def take_network(asked: Fit) -> Fit:
+    """Return `asked` with the network of the weights that it starts from; another is refused."""
+    if asked.start_from is None:
+        return asked
+    from .weights import check_trusted, read_card
+
+    path = asked.start_from
+    path = path / "model.safetensors" if path.is_dir() else path
+    card = read_card(path)
+    check_trusted(card, path, asked.network)
+    if asked.network not in {None, card.network}:
+        raise ConfigError(
+            f"network is {asked.network}, and {path} holds {card.network}: leave network out, or "
+            "start_from"
+        )
+    options = parse_options(asked.network_options)
+    if asked.network_options is not None and options != card.options:
+        raise ConfigError(
+            f"network_options are {options}, and those of {path} {card.options}: leave "
+            "network_options out, or start_from"
+        )
+    words = tuple(f"{name}={json.dumps(value)}" for name, value in card.options.items())
+    return dataclasses.replace(asked, start_from=path, network=card.network, network_options=words)
 
 
 def count_synthetic(batch: int, share: float, pairs: int) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from univg import __version__
 from univg.config import to_plain
+from univg.files import sha256_of_file
 from univg.loop import run_files
 
 from .data_store import hash_pairs
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from .fit_data import Data
     from .fit_task import SegmentTask
 
-FREE = frozenset({"synthetic", "memory_mb", "epochs", "onnx", "wanted", "loaders"})
+FREE = frozenset({"start_from", "synthetic", "memory_mb", "epochs", "onnx", "wanted", "loaders"})
 """Settings that change nothing that comes out, besides those of every run."""
 LIBRARIES = ("torch", "accelerate", "diffusers", "opencv-python-headless", "numpy")
 SHOWN_FACTS = (
@@ -33,10 +34,12 @@ SHOWN_FACTS = (
 
 def describe_run(asked: Fit, data: Data, threshold: float | None) -> dict[str, Any]:
     """Return what a resumed run must share with the first."""
+    start = {} if asked.start_from is None else {"start": sha256_of_file(asked.start_from)}
     return run_files.identify_run(
         asked,
         "segment fit",
         FREE,
+        **start,
         preparation=data.how.plain(),
         threshold=threshold,
         data={

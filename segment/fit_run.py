@@ -36,6 +36,7 @@ from .fit_files import (
 from .networks import build_network, check_network
 from .predict_tiles import round_tile
 from .thresholds import choose_threshold, find_dice
+from .weights import start_from
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -150,6 +151,8 @@ def make_task(asked: Fit, data: Data, threshold: float | None = None) -> Segment
     network: Segmenter = build_network(
         asked.network or "", data.how.count, size, seed=asked.seed, **options
     )
+    if asked.start_from is not None:
+        start_from(network, asked.start_from)
     tiling = Tiling(tile_px=side if fixed else max(TILE_PX, round_tile(side)), fixed=fixed)
     stores = [Store(pairs, data.how, asked.memory_mb / 3) if pairs else None
               for pairs in (data.real, data.synthetic, data.held_out)]  # fmt: skip

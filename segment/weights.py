@@ -86,17 +86,48 @@ def load_network(path: Path, own: str | None = None) -> tuple[Segmenter, Weights
     caller names it in `own` too.
     """
     card = read_card(path)
+    check_trusted(card, path, own)
+    try:
+        network = build_network(card.network, card.channels_in, card.size, **card.options)
+    except ConfigError as error:
+        raise DataError(f"{path}: {error}") from error
+    from safetensors.torch import load_file
+
+    _fill(network, load_file(path), path)
+    return network.eval(), card
+
+
+def check_trusted(card: WeightsCard, path: Path, own: str | None) -> None:
+    """Refuse a network that is a user's own code, unless the user names it in `own`."""
     if ":" in card.network and not card.network.startswith(f"{MONAI}:") and own != card.network:
         raise ConfigError(
             f"{path}: was trained with {card.network}, code that univg runs only if you name it; "
             f"if you trust it, say --network {card.network}"
         )
-    try:
-        network = build_network(card.network, card.channels_in, card.size, **card.options)
-    except ConfigError as error:
-        raise DataError(f"{path}: {error}") from error
-    _fill(network, path)
-    return network.eval(), card
+
+
+def start_from(network: Segmenter, path: Path) -> None:
+    """Copy the weights in `path` into `network`; they may be of another number of channels."""
+    from safetensors.torch import load_file
+
+    wanted = _own_tensors(network)
+    found = {
+        name: _match_channels(tensor, wanted[name]) if name in wanted else tensor
+        for name, tensor in load_file(path).items()
+    }
+    _fill(network, found, path)
+
+
+def _match_channels(tensor: Tensor, wanted: Tensor) -> Tensor:
+    """Return a kernel for grey images as one for three equal channels, or the other way round."""
+    shape, other = tuple(tensor.shape), tuple(wanted.shape)
+    if len(shape) != 4 or shape[:1] + shape[2:] != other[:1] + other[2:]:
+        return tensor
+    if (shape[1], other[1]) == (3, 1):
+        return tensor.sum(1, keepdim=True)
+    if (shape[1], other[1]) == (1, 3):
+        return tensor.expand(-1, 3, -1, -1) / 3
+    return tensor
 
 
 def read_card(path: Path) -> WeightsCard:
@@ -175,12 +206,10 @@ def _own_tensors(network: Segmenter) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in found.items() if name in kept}
 
 
-def _fill(network: Segmenter, path: Path) -> None:
-    """Copy the file's tensors into `network`, or say what does not fit."""
+def _fill(network: Segmenter, found: Mapping[str, Tensor], path: Path) -> None:
+    """Copy the tensors of a file into `network`, or say what does not fit."""
     import torch
-    from safetensors.torch import load_file
 
-    found = load_file(path)
     wanted = _own_tensors(network)
     missing = sorted(wanted.keys() - found.keys())
     foreign = sorted(found.keys() - wanted.keys())

@@ -235,6 +235,44 @@ def test_another_run_is_refused_and_left_as_it_is(place, tmp_path):
     assert sha256_of_file(asked.out / "model.safetensors") == before
 
 
+def test_it_starts_from_earlier_weights(place, tmp_path):
+    first = settings_for(place, tmp_path / "first")
+    fit.run(first)
+    start = tmp_path / "first" / "model.safetensors"
+    left_open = {"network": None, "network_options": None, "preset": "strong"}
+    asked = settings_for(place, tmp_path / "out", start_from=tmp_path / "first", **left_open)
+    shots, made = read_pairs(asked)
+    asked = resolve(asked, len(shots), len(made))
+    assert (asked.network, asked.network_options) == ("unet-small", ("channels=4", "depth=3"))
+    weights = make_task(asked, arrange(asked, shots, made)).network.state_dict()
+    for name, tensor in load_network(start)[0].state_dict().items():
+        assert torch.equal(weights[name], tensor)
+
+    fit.run(asked)
+    again = dataclasses.replace(asked, out=tmp_path / "again")
+    fit.run(dataclasses.replace(again, stop_at=3))
+    fit.run(again)
+    assert sha256_of_file(tmp_path / "out" / "model.safetensors") == sha256_of_file(
+        tmp_path / "again" / "model.safetensors"
+    )
+    with pytest.raises(ResumeError, match="another run"):
+        fit.run(dataclasses.replace(asked, start_from=None))
+    fit.run(dataclasses.replace(first, out=tmp_path / "other", seed=1))
+    with pytest.raises(ResumeError, match="another run"):
+        fit.run(dataclasses.replace(asked, start_from=tmp_path / "other"))
+
+
+def test_a_start_of_another_network_is_refused(place, tmp_path):
+    fit.run(settings_for(place, tmp_path / "first", max_steps=1))
+    start = {"start_from": tmp_path / "first"}
+    for changed in ({"network": "unet"}, {"network_options": ("channels=8", "depth=3")}):
+        with pytest.raises(UserError, match="leave network"):
+            fit.run(settings_for(place, tmp_path / "out", **start, **changed))
+    with pytest.raises(UserError, match="no such file"):
+        fit.run(settings_for(place, tmp_path / "out", start_from=tmp_path / "none.safetensors"))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
