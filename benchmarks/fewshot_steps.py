@@ -315,7 +315,15 @@ def _fit(asked: Asked, job: Job, shots: Path, synthetic: str | None) -> Step:
         from univg.segment.weights import read_card
 
         made = (done[synthetic] / "pairs",) if synthetic else ()
-        run(Fit(out=folder / "run", shots=shots, synthetic=made, start_from=start, **values))
+        run(
+            Fit(
+                out=folder / "run",
+                shots=shots,
+                synthetic=made,
+                start_from=str(start) if start else "none",
+                **values,
+            )
+        )
         card = read_card(folder / "run" / MODEL)
         return {"pairs": card.facts["training"]["synthetic_pairs"]}
 

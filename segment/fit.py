@@ -56,9 +56,9 @@ class Fit(Training):
     package.module:function."""
     network_options: tuple[str, ...] | None = None
     """Options of the network, as name=value: channels=32 depth=4."""
-    start_from: Path | None = None
-    """Weights that `univg segment fit` wrote, or its run folder, to start from instead of random
-    ones; network and network options are theirs."""
+    start_from: str | None = None
+    """Weights to start from instead of random ones: a file that `univg segment fit` wrote, or its
+    run folder; none: random. Network and options are those of the weights."""
     loss: Literal["bce", "dice", "bce+dice", "soft-cldice"] | None = None
     """What is made small."""
     epochs: Annotated[int, Ge(1)] | None = None
@@ -100,12 +100,13 @@ class Fit(Training):
 
 def resolve(asked: Fit, real: int, synthetic: int) -> Fit:
     """Return `asked` with nothing left open, for so many training pairs."""
-    asked = take_network(check(asked))
+    asked = check(asked)
     if asked.gradient_checkpointing:
         raise ConfigError("gradient_checkpointing is for engines; take a smaller --micro-batch")
     if asked.epochs is not None and asked.max_steps is not None:
         raise ConfigError("epochs and max_steps both say how long to train; leave one of them out")
     preset: Mapping[str, Any] = {**PRESETS["paper"], **PRESETS[asked.preset]}
+    asked = take_network(asked)
     if asked.network is not None and asked.network_options is None:
         asked = dataclasses.replace(
             asked, network_options=()
@@ -133,28 +134,27 @@ def resolve(asked: Fit, real: int, synthetic: int) -> Fit:
 
 
 def take_network(asked: Fit) -> Fit:
-    """Return `asked` with the network of the weights that it starts from; another is refused."""
-    if asked.start_from is None:
-        return asked
+    """Return `asked` with what it starts from, and the network of that; another is refused."""
+    from .start import NOTHING, find_start
     from .weights import check_trusted, read_card
 
-    path = asked.start_from
-    path = path / "model.safetensors" if path.is_dir() else path
+    start = asked.start_from or NOTHING
+    path = find_start(start)
+    if path is None:
+        return dataclasses.replace(asked, start_from=NOTHING)
     card = read_card(path)
-    check_trusted(card, path, asked.network)
-    if asked.network not in {None, card.network}:
-        raise ConfigError(
-            f"network is {asked.network}, and {path} holds {card.network}: leave network out, or "
-            "start_from"
-        )
+    others = asked.network not in {None, card.network}
     options = parse_options(asked.network_options)
     if asked.network_options is not None and options != card.options:
+        others = True
+    if others:
         raise ConfigError(
-            f"network_options are {options}, and those of {path} {card.options}: leave "
-            "network_options out, or start_from"
+            f"start_from is {start}, which holds {card.network} with {card.options}; leave network "
+            "and network_options out, or take --start-from none"
         )
+    check_trusted(card, path, asked.network)
     words = tuple(f"{name}={json.dumps(value)}" for name, value in card.options.items())
-    return dataclasses.replace(asked, start_from=path, network=card.network, network_options=words)
+    return dataclasses.replace(asked, start_from=start, network=card.network, network_options=words)
 
 
 def count_synthetic(batch: int, share: float, pairs: int) -> int:

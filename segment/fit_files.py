@@ -15,6 +15,7 @@ from univg.files import sha256_of_file
 from univg.loop import run_files
 
 from .data_store import hash_pairs
+from .start import find_start
 
 if TYPE_CHECKING:
     from univg.loop.loop import Outcome
@@ -28,18 +29,18 @@ FREE = frozenset({"start_from", "synthetic", "memory_mb", "epochs", "onnx", "wan
 LIBRARIES = ("torch", "accelerate", "diffusers", "opencv-python-headless", "numpy")
 SHOWN_FACTS = (
     *("loss", "learning_rate", "schedule", "optimizer", "ema", "batch", "max_steps", "stop_at"),
-    *("augment", "patch_px", "synthetic_share", "synthetic_until", "seed", "preset"),
+    *("augment", "patch_px", "synthetic_share", "synthetic_until", "seed", "preset", "start_from"),
 )
 
 
 def describe_run(asked: Fit, data: Data, threshold: float | None) -> dict[str, Any]:
     """Return what a resumed run must share with the first."""
-    start = {} if asked.start_from is None else {"start": sha256_of_file(asked.start_from)}
+    start = find_start(asked.start_from)
     return run_files.identify_run(
         asked,
         "segment fit",
         FREE,
-        **start,
+        **({"start": sha256_of_file(start)} if start else {}),
         preparation=data.how.plain(),
         threshold=threshold,
         data={

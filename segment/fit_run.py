@@ -35,8 +35,8 @@ from .fit_files import (
 )
 from .networks import build_network, check_network
 from .predict_tiles import round_tile
+from .start import find_start, start_from
 from .thresholds import choose_threshold, find_dice
-from .weights import start_from
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -81,9 +81,10 @@ def describe_plan(asked: Fit) -> str:
         f"{len(data.real)} shots, {len(data.held_out)} held out, {len(synthetic)} synthetic pairs; "
         f"{data.how.channels}, longest side "
         f"{data.how.longest_px or 'as it is'}, {what} {cut.side_px} px.\n"
-        f"Network {asked.network}, preset {asked.preset}: {asked.max_steps} steps of {asked.batch} "
-        f"({made} of them synthetic), {total} samples; {asked.loss}, {asked.optimizer}, learning "
-        f"rate {asked.learning_rate:g}, {asked.schedule}.\n"
+        f"Network {asked.network}{describe_source(asked)}, preset {asked.preset}: "
+        f"{asked.max_steps} steps of {asked.batch} ({made} of them synthetic), {total} samples; "
+        f"{asked.loss}, {asked.optimizer}, learning rate {asked.learning_rate:g}, "
+        f"{asked.schedule}.\n"
         "Time: told after the first step.\n"
         f"Writes {asked.out / 'model.safetensors'}, report.html, checkpoints every "
         f"{asked.save_every} steps, metrics.jsonl."
@@ -151,8 +152,9 @@ def make_task(asked: Fit, data: Data, threshold: float | None = None) -> Segment
     network: Segmenter = build_network(
         asked.network or "", data.how.count, size, seed=asked.seed, **options
     )
-    if asked.start_from is not None:
-        start_from(network, asked.start_from)
+    start = find_start(asked.start_from)
+    if start is not None:
+        start_from(network, start)
     tiling = Tiling(tile_px=side if fixed else max(TILE_PX, round_tile(side)), fixed=fixed)
     stores = [Store(pairs, data.how, asked.memory_mb / 3) if pairs else None
               for pairs in (data.real, data.synthetic, data.held_out)]  # fmt: skip
@@ -229,7 +231,8 @@ def describe_start(asked: Fit, data: Data, task: SegmentTask, accelerator: Accel
     last = task.synthetic_steps
     until = "" if last is None or not task.synthetic_count else f" up to step {last}"
     text = (
-        f"{asked.network}: {weights / 1e6:,.2f} M weights; {len(data.real)} shots, "
+        f"{asked.network}: {weights / 1e6:,.2f} M weights{describe_source(asked)}; "
+        f"{len(data.real)} shots, "
         f"{len(data.synthetic)} synthetic pairs ({task.synthetic_count} of each batch of "
         f"{asked.batch}{until}), {what}, {asked.max_steps} steps on {accelerator.device}, "
         f"precision {'fp32' if precision == 'no' else precision}"
@@ -240,6 +243,11 @@ def describe_start(asked: Fit, data: Data, task: SegmentTask, accelerator: Accel
             "shows overtraining"
         )
     return text
+
+
+def describe_source(asked: Fit) -> str:
+    """Return what the weights are at first, where they are not random."""
+    return f" that start from {asked.start_from}" if find_start(asked.start_from) else ""
 
 
 def describe_end(

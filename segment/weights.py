@@ -72,7 +72,7 @@ def save_network(
     card = write_card(make_card(network, threshold, facts))
     tensors = {
         name: tensor.detach().cpu().contiguous().clone()
-        for name, tensor in _own_tensors(network).items()
+        for name, tensor in own_tensors(network).items()
     }
     make_folder(path.parent)
     write_atomic(path, save(tensors, {KEY: card}))
@@ -91,9 +91,7 @@ def load_network(path: Path, own: str | None = None) -> tuple[Segmenter, Weights
         network = build_network(card.network, card.channels_in, card.size, **card.options)
     except ConfigError as error:
         raise DataError(f"{path}: {error}") from error
-    from safetensors.torch import load_file
-
-    _fill(network, load_file(path), path)
+    fill_network(network, read_tensors(path), path)
     return network.eval(), card
 
 
@@ -106,28 +104,13 @@ def check_trusted(card: WeightsCard, path: Path, own: str | None) -> None:
         )
 
 
-def start_from(network: Segmenter, path: Path) -> None:
-    """Copy the weights in `path` into `network`; they may be of another number of channels."""
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file, those of one byte a weight as they were."""
     from safetensors.torch import load_file
 
-    wanted = _own_tensors(network)
-    found = {
-        name: _match_channels(tensor, wanted[name]) if name in wanted else tensor
-        for name, tensor in load_file(path).items()
-    }
-    _fill(network, found, path)
+    from .weights_small import unpack
 
-
-def _match_channels(tensor: Tensor, wanted: Tensor) -> Tensor:
-    """Return a kernel for grey images as one for three equal channels, or the other way round."""
-    shape, other = tuple(tensor.shape), tuple(wanted.shape)
-    if len(shape) != 4 or shape[:1] + shape[2:] != other[:1] + other[2:]:
-        return tensor
-    if (shape[1], other[1]) == (3, 1):
-        return tensor.sum(1, keepdim=True)
-    if (shape[1], other[1]) == (1, 3):
-        return tensor.expand(-1, 3, -1, -1) / 3
-    return tensor
+    return unpack(load_file(path))
 
 
 def read_card(path: Path) -> WeightsCard:
@@ -199,18 +182,18 @@ def parse_card(text: str, source: str) -> WeightsCard:
         ) from error
 
 
-def _own_tensors(network: Segmenter) -> dict[str, Tensor]:
+def own_tensors(network: Segmenter) -> dict[str, Tensor]:
     """Return weights and kept buffers, each once: modules may share theirs under several names."""
     kept = network.state_dict().keys()
     found = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     return {name: tensor for name, tensor in found.items() if name in kept}
 
 
-def _fill(network: Segmenter, found: Mapping[str, Tensor], path: Path) -> None:
+def fill_network(network: Segmenter, found: Mapping[str, Tensor], path: Path) -> None:
     """Copy the tensors of a file into `network`, or say what does not fit."""
     import torch
 
-    wanted = _own_tensors(network)
+    wanted = own_tensors(network)
     missing = sorted(wanted.keys() - found.keys())
     foreign = sorted(found.keys() - wanted.keys())
     misfit = sorted(n for n in wanted.keys() & found.keys() if wanted[n].shape != found[n].shape)

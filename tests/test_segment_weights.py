@@ -19,7 +19,6 @@ from univg.segment.weights import (
     load_network,
     read_card,
     save_network,
-    start_from,
     write_card,
 )
 
@@ -173,21 +172,3 @@ def test_wrong_names_and_thresholds_are_refused_before_writing(tmp_path):
         with pytest.raises(ConfigError, match="threshold is"):
             save_network(make(), tmp_path / "model.safetensors", threshold=threshold)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(("of_file", "wanted"), [(3, 1), (1, 3), (3, 3)])
-def test_another_network_starts_from_the_weights_of_other_channels(tmp_path, of_file, wanted):
-    source = make(channels_in=of_file, seed=3).eval()
-    path = save_network(source, tmp_path / "start.safetensors")
-    network = make(channels_in=wanted, seed=4).eval()
-    start_from(network, path)
-    grey = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(5))
-    with torch.no_grad():
-        expected = source(grey.expand(-1, of_file, -1, -1))
-        assert torch.allclose(network(grey.expand(-1, wanted, -1, -1)), expected, atol=1e-5)
-
-
-def test_a_start_of_another_kind_is_told(tmp_path):
-    path = save_network(make("unet-small"), tmp_path / "start.safetensors")
-    with pytest.raises(DataError, match="do not fit the network unet "):
-        start_from(make("unet"), path)
