@@ -47,6 +47,11 @@ def place_truth(data: Path, work: Path, split: Split, draw: str, longest_px: int
     return write_pairs(rest, folder / f"rest-{draw}", split.modality, longest_px)
 
 
+def place_unlabelled(data: Path, work: Path, split: Split, draw: str, longest_px: int) -> Path:
+    """Return the folder of the images of the pool without the draw; nothing else is in it."""
+    return place_truth(data, work, split, draw, longest_px, "pool") / "images"
+
+
 def write_pairs(masks: list[Path], out: Path, modality: str, longest_px: int) -> Path:
     """Write the pairs of `masks` to `out`, but for those that are there; return it."""
     for kind in ("images", "masks", *(["fov"] if modality in JUDGED_INSIDE else [])):

@@ -25,7 +25,7 @@ paper does all of it at 512 px: a difference of protocol."""
 FIT: dict[str, Any] = {
     "preset": "laptop",
     "network": "unet-small",
-    "network_options": ("channels=16", "depth=5"),
+    "network_options": ("channels=16", "depth=5", "norm=instance"),
     "loss": "bce+dice",
     "optimizer": "adamw",
     "learning_rate": 3e-3,
@@ -36,7 +36,6 @@ FIT: dict[str, Any] = {
     "patch_px": 192,
     "vessel_share": 0.3,
     "synthetic_share": 0.5,
-    "channels_last": True,
     "memory_mb": 4096,
     "tracker": "none",
     "report_samples": 0,
@@ -52,6 +51,10 @@ SWIN: dict[str, Any] = {
 }
 
 
+BATCH: dict[str, Any] = {"network_options": ("channels=16", "depth=5", "norm=batch")}
+"""The same with statistics of a batch, those of the shots when it predicts."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One line of the table."""
@@ -63,6 +66,9 @@ class Row:
     masks: str = "grown"
     """Where the pairs' masks come from. grown: R-SCA on the five; warped: the five, bent; loha: a
     mask engine adapted to the five."""
+    unlabelled: bool = False
+    """The rest of the pool, without its labels, lends its grounds; the vessels in it are found by
+    the baseline."""
     pairs: int = 200
     tiles: bool = False
     """Diffusion on squares of the base's size cut out of the pictures, not on whole pictures."""
@@ -83,6 +89,12 @@ class Row:
         return not self.all_pool
 
 
+def _batch(name: str, **more: Any) -> Row:
+    return Row(
+        name=f"batch-{name}", fit=tuple(BATCH.items()), what=f"`{name}` with norm=batch", **more
+    )
+
+
 def _swin(name: str, **more: Any) -> Row:
     return Row(
         name=f"swin-{name}", fit=tuple(SWIN.items()), what=f"`{name}` with swin-unet", **more
@@ -97,6 +109,14 @@ ROWS: dict[str, Row] = {
         Row(name="baseline-half", what="`baseline` in half the steps", steps_share=0.5),
         Row(name="procedural", engine="procedural", what="`baseline` and procedural pairs"),
         Row(name="composite", engine="composite", what="`baseline` and composite pairs"),
+        Row(
+            name="composite-unlabelled", engine="composite", unlabelled=True,
+            what="`composite`, with grounds of the pool's other images, without their labels",
+        ),
+        Row(
+            name="pretrained-composite-unlabelled", engine="composite", unlabelled=True,
+            pretrained=True, what="`composite-unlabelled`, from the network of `pretrained`",
+        ),
         Row(
             name="composite-warped", engine="composite", masks="warped",
             what="composite pairs on the five masks, bent",
@@ -140,6 +160,9 @@ ROWS: dict[str, Row] = {
             name="diffusion-no-pretraining", engine="diffusion", control_from="unet",
             what="diffusion pairs of a ControlNet that saw nothing but the five",
         ),
+        _batch("baseline"),
+        _batch("composite", engine="composite"),
+        _batch("ceiling", all_pool=True),
         _swin("baseline"),
         _swin("procedural", engine="procedural"),
         _swin("composite", engine="composite"),

@@ -18,14 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fewshot_data import place_pool, place_shots, place_truth, size_of
+from fewshot_data import place_pool, place_shots, place_truth, place_unlabelled, size_of
 from fewshot_masks import cut_masks, cut_shots, fit_pairs, warp_masks
-from fewshot_rows import FIT, LONGEST_PX, Row
+from fewshot_rows import FIT, LONGEST_PX, REFERENCE, ROWS, Row
 from splits import Split
 
 from univg.errors import ResumeError
-from univg.files import make_folder
+from univg.files import make_folder, write_atomic
 from univg.manifest import lock_folder
+from univg.recipe_segmenters import lent_grounds
 from univg.recipe_steps import Chain, Result, Step
 from univg.sd_source import find_base
 
@@ -110,6 +111,8 @@ def do_job(asked: Asked, job: Job) -> dict[str, Any]:
     """Do all steps of `job`; return its figures."""
     chain = SharedChain(asked.work / "runs" / job.where, say=lambda text: print(text, flush=True))
     shots, truth = place_pairs(asked, job)
+    if job.row.unlabelled:
+        _find_grounds(asked, job, shots, chain)
     synthetic = _make_pairs(chain, asked, job, shots) if job.row.engine else None
     fit = chain.do(_fit(asked, job, shots, synthetic))
     chain.do(_predict(truth))
@@ -127,6 +130,25 @@ def do_job(asked: Asked, job: Job) -> dict[str, Any]:
         "cpu_s": {name: each.facts.get("cpu_s", 0.0) for name, each in chain.results.items()},
         "images": scored.facts["images"],
     }
+
+
+def _find_grounds(asked: Asked, job: Job, shots: Path, chain: SharedChain) -> None:
+    """What the baseline takes for vessel in the rest of the pool."""
+    from univg.segment.predict import Predict, run
+
+    baseline = dataclasses.replace(job, row=ROWS[REFERENCE])
+    others = SharedChain(chain.out, say=chain.say)
+    model = others.do(_fit(asked, baseline, shots, None)).folder / "run"
+    most = LONGEST_PX[job.split.name]
+    with lock_waiting(make_folder(asked.work / "prepared")):
+        images = place_unlabelled(asked.data, asked.work, job.split, job.draw, most)
+
+    def work(folder: Path, _: Folders) -> None:
+        for path in images.iterdir():
+            write_atomic(make_folder(folder / "images") / path.name, path.read_bytes())
+        run(Predict(model=model, images=folder / "images", out=folder / "found"))
+
+    chain.do(Step(name="grounds", inputs=[images, model / "model.safetensors"], work=work))
 
 
 def place_pairs(asked: Asked, job: Job) -> tuple[Path, Path]:
@@ -248,13 +270,16 @@ def _compose(asked: Asked, job: Job, shots: Path) -> Step:
         from univg.generate.images import Images, run
 
         given: dict[str, Any] = {"shots": shots} if row.engine == "composite" else {}
+        if "grounds" in done:
+            given |= lent_grounds(done["grounds"])
         engine: Any = row.engine
         run(Images(masks=done["masks"] / "masks", out=folder / "pairs", image_engine=engine,
                    modality=job.split.modality, seed=asked.seed, workers=1, **given))  # fmt: skip
 
     values = {"engine": row.engine, "modality": job.split.modality, "seed": asked.seed,
               "trial": asked.trial}  # fmt: skip
-    return Step(name="pairs", settings=values, inputs=[shots], after=["masks"], work=work)
+    after = ["masks", *(["grounds"] if row.unlabelled else [])]
+    return Step(name="pairs", settings=values, inputs=[shots], after=after, work=work)
 
 
 def _cut(asked: Asked, shots: Path) -> Step:

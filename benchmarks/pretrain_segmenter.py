@@ -47,8 +47,7 @@ def main() -> None:
     fit_segmenter(
         Fit(
             shots=shots, synthetic=tuple(others), out=asked.work / "run", preset="laptop",
-            network="unet-small", network_options=("channels=16", "depth=5"), channels="rgb",
-            start_from="none",
+            network="unet-small", channels="rgb", start_from="none",
             synthetic_share=0.75, batch=4, max_steps=asked.steps, seed=asked.seed, ema=0.999,
             skip_bad=True, tracker="none", report_samples=0, preview_every=0, validate_every=0,
             memory_mb=8192,

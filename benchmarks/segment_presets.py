@@ -62,7 +62,6 @@ COLUMNS = (
 LIKE: dict[str, Any] = {
     "network": "unet-small", "start_from": "none", "size_px": 0, "tracker": "none",
     "report_samples": 0, "preview_every": 0, "validate_every": 0, "memory_mb": 4096,
-    "channels_last": True,
 }  # fmt: skip
 """Of every run: one small network, pictures as `fewshot.py` prepares them."""
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from .diffusion import Engine
     from .image_makers import ImageMaker
+    from .shots import Shot
 
 DEFAULT_MODALITY = "fundus"
 
@@ -57,13 +58,28 @@ def build_composite(settings: Images) -> ImageMaker:
 
     assert settings.shots is not None
     modality = find_modality(name_modality(settings))
-    library = build_library(read_shot_pairs(settings.shots), settings.size)
+    library = build_library(read_shot_pairs(settings.shots), settings.size, _read_others(settings))
     return CompositeMaker(
         source=_open(settings, settings.size),
         modality_name=modality.name,
         seed=settings.seed,
         library=library,
     )
+
+
+def _read_others(settings: Images) -> list[Shot]:
+    """Return the unlabelled images, where there are any."""
+    from .unlabelled import read_unlabelled
+
+    if settings.unlabelled is None or settings.found is None:
+        return []
+    others = read_unlabelled(settings.unlabelled, settings.found)
+    if not others:
+        raise ConfigError(
+            f"unlabelled is {settings.unlabelled}: what was found in its images leaves no ground; "
+            "take a better segmenter, or leave --unlabelled out"
+        )
+    return others
 
 
 def build_diffusion(settings: Images) -> ImageMaker:
@@ -107,6 +123,7 @@ def check_engine(settings: Images) -> None:
         find_look(modality.name, settings.look)
     elif settings.shots is not None:
         read_shot_pairs(settings.shots)
+        _read_others(settings)
 
 
 def _open(settings: Images, size: tuple[int, int] | None) -> MaskSource:

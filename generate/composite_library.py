@@ -1,9 +1,10 @@
 """What the composite engine takes from the shots, once for a run: grounds, frames, vessels.
 
-In: a few images with their masks. Out: a `Library`: of each shot the ground with its vessels filled
-in and gone on beyond the field of view, the frame of the camera, where its vessels were; and how
-vessels look (`VesselStyle`). Labelled vessels are taken out; what the shots do not label (thin
-vessels, capillaries) stays in the ground, as it would in a new image.
+In: a few images with their masks, and others with what may be vessel in them. Out: a `Library`: of
+each image the ground with its vessels filled in and gone on beyond the field of view, the frame of
+the camera, where its vessels were; and, of the labelled ones alone, how vessels look
+(`VesselStyle`). Labelled vessels are taken out; what the shots do not label (thin vessels,
+capillaries) stays in the ground, as it would in a new image.
 """
 
 from __future__ import annotations
@@ -92,31 +93,52 @@ class Library:
         return self._fitted[shape]
 
 
-def build_library(shots: Sequence[Shot], size: Shape | None = None) -> Library:
+def build_library(
+    shots: Sequence[Shot], size: Shape | None = None, others: Sequence[Shot] = ()
+) -> Library:
     """Learn from `shots`: name, image, mask, field of view or None; for images of `size` (H, W).
 
-    Without a size: the one most shots have. Shots of another size are stretched to it.
+    Without a size: the one most shots have. Shots of another size are stretched to it. `others`
+    give grounds alone: their masks are of what may be vessel.
     """
     check_shots(shots)
+    check_others(others, shots[0])
     identity = hash_shots(shots, size)
+    if others:
+        identity = hashlib.sha256(f"{identity} {hash_shots(others, size)}".encode()).hexdigest()
     shape = size or Counter(image.shape[:2] for _, image, _, _ in shots).most_common(1)[0][0]
     shape = _limit(shape)
-    top = max(int(image.max()) for _, image, _, _ in shots)
-    fitted = [_fit_shot(shot, shape, top) for shot in shots]
+    top = max(int(image.max()) for _, image, _, _ in (*shots, *others))
+    fitted = [_fit_shot(shot, shape, top) for shot in (*shots, *others)]
     rng = np.random.Generator(np.random.PCG64(int(identity[:15], 16)))
     grounds, smooths = [], []
     for name, image, mask, view in fitted:
         ground, smooth = _make_ground(name, image, mask, view, rng)
         grounds.append(ground)
         smooths.append(smooth)
+    labelled = list(zip(fitted, smooths, grounds, strict=True))[: len(shots)]
     style = learn_style(
         [(image, smooth, ground.picture, mask & view, view)
-         for (_, image, mask, view), smooth, ground in zip(fitted, smooths, grounds, strict=True)]
+         for (_, image, mask, view), smooth, ground in labelled]
     )  # fmt: skip
     return Library(
         identity=identity, size=shape, grey=shots[0][1].ndim == 2, grounds=tuple(grounds),
         style=style, light_spread=_measure_light(grounds),
     )  # fmt: skip
+
+
+def check_others(others: Sequence[Shot], shot: Shot) -> None:
+    """Refuse unlabelled images that are of another kind than `shot`, in one line."""
+    for name, image, _, _ in others:
+        if image.ndim != shot[1].ndim or image.dtype != shot[1].dtype:
+            kinds = [
+                f"{'grey' if each.ndim == 2 else 'colour'}, {each.dtype}"
+                for each in (image, shot[1])
+            ]
+            raise DataError(
+                f"{name} is {kinds[0]} and the shot {shot[0]} is {kinds[1]}: bring unlabelled "
+                "images to the kind of the shots"
+            )
 
 
 def check_shots(shots: Sequence[Shot]) -> None:

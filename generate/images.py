@@ -80,6 +80,10 @@ class Images(Drawing, Placement):
     """Run folder of `univg train adapt-images`."""
     shots: Path | None = None
     """Folder of the shots, images/ and masks/, for the composite engine."""
+    unlabelled: Path | None = None
+    """Folder of images without masks, a few dozen, whose grounds the composite engine uses too."""
+    found: Path | None = None
+    """What `univg segment predict` wrote for them: what may be vessel is taken out of them."""
     modality: str | None = None
     """Name (fundus, octa, oct, coronary, brain) or the path of a card; default: that of the engine
     or of the masks' manifest, else fundus."""
@@ -111,10 +115,11 @@ class Images(Drawing, Placement):
 
 
 OF_DIFFUSION = ("prompt", "negative_prompt", "control", "control_strength", "grain", "refine")
+OF_COMPOSITE = ("unlabelled", "found")
 IDLE: dict[str, tuple[str, ...]] = {
-    "procedural": OF_DIFFUSION,
+    "procedural": (*OF_DIFFUSION, *OF_COMPOSITE),
     "composite": (*OF_DIFFUSION, "look"),
-    "diffusion": ("look",),
+    "diffusion": ("look", *OF_COMPOSITE),
 }
 """Settings that an image engine does not know."""
 
@@ -146,6 +151,11 @@ def choose_engine(settings: Images) -> str:
     refuse_idle(settings, IDLE[asked], f"image_engine {asked}")
     if asked == "composite" and settings.shots is None:
         raise ConfigError("image_engine composite needs --shots, the folder of the real pairs")
+    if (settings.unlabelled is None) != (settings.found is None):
+        raise ConfigError(
+            "unlabelled and found belong together: images, and what `univg segment predict` wrote "
+            "for them; name both or neither"
+        )
     if asked != "diffusion" and settings.engine_dir is not None:
         raise ConfigError(f"engine_dir is of no use to image_engine {asked}; leave one of them out")
     return asked

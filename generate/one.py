@@ -25,6 +25,8 @@ from univg.run_folder import require_joined
 
 TOLERANCE = 8
 """Grey levels by which an image of another GPU, batch or library may differ at most."""
+MOVABLE = ("masks", "shots", "unlabelled", "found", "engine_dir")
+"""Folders of a run that may lie elsewhere now."""
 
 
 @settings
@@ -40,6 +42,10 @@ class One:
     """Where the masks of the run lie now, if they were moved."""
     shots: Path | None = None
     """Where its shots lie now."""
+    unlabelled: Path | None = None
+    """Where its unlabelled images lie now."""
+    found: Path | None = None
+    """Where what was found in them lies now."""
     engine_dir: Path | None = None
     """Where its engine lies now."""
     out: Path | None = None
@@ -111,7 +117,7 @@ def find_row(path: Path, name: str) -> tuple[Path, Row]:
 
 def _find_moved(settings: One) -> dict[str, str]:
     """Return the settings of the run that are others now."""
-    given = {"masks": settings.masks, "shots": settings.shots, "engine_dir": settings.engine_dir}
+    given = {name: getattr(settings, name) for name in MOVABLE}
     return {name: str(path) for name, path in given.items() if path is not None}
 
 
@@ -138,7 +144,7 @@ def make_again(folder: Path, row: Row, moved: Mapping[str, str] = {}) -> dict[st
         if plain.get(known) is None:
             raise ConfigError(f"{name} is {place}: the run of {folder} used none")
         plain[known] = place
-    for name in ("masks", "shots", "engine_dir"):
+    for name in MOVABLE:
         path = plain.get(name)
         if isinstance(path, str) and not Path(path).exists():
             option = f"--{name.replace('_', '-')}"

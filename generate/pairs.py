@@ -42,6 +42,10 @@ class Pairs(Drawing, Placement):
     """Run folder of `univg train adapt-images`."""
     shots: Path | None = None
     """Folder of the shots: they lead grown masks, and the composite engine recombines them."""
+    unlabelled: Path | None = None
+    """Folder of images without masks, whose grounds the composite engine uses too."""
+    found: Path | None = None
+    """What `univg segment predict` wrote for them."""
     modality: str | None = None
     """Name (fundus, octa, oct, coronary, brain) or the path of a card."""
     count: Annotated[int, Ge(1), Le(10_000_000)] = 500
@@ -116,6 +120,8 @@ def split_settings(settings: Pairs) -> tuple[Masks, Images]:
             "prompt": settings.prompt,
             "negative_prompt": settings.negative_prompt,
             "shots": settings.shots,
+            "unlabelled": settings.unlabelled,
+            "found": settings.found,
             "count": settings.count,
             "variants": settings.variants,
         }

@@ -27,6 +27,8 @@ from .presets import PRESETS
 if TYPE_CHECKING:
     from univg.loop.loop import Outcome
 
+    from .weights import WeightsCard
+
 WARMUP_SHARE = 10
 
 
@@ -138,16 +140,16 @@ def take_network(asked: Fit) -> Fit:
     from .start import NOTHING, find_start
     from .weights import check_trusted, read_card
 
-    start = asked.start_from or NOTHING
+    start = asked.start_from or PRESETS[asked.preset].get("start_from", NOTHING)
     path = find_start(start)
     if path is None:
         return dataclasses.replace(asked, start_from=NOTHING)
     card = read_card(path)
-    others = asked.network not in {None, card.network}
-    options = parse_options(asked.network_options)
-    if asked.network_options is not None and options != card.options:
-        others = True
-    if others:
+    if not _is_network_of(asked, card):
+        if (
+            asked.start_from is None
+        ):  # what was asked for counts more than what a preset leaves open
+            return dataclasses.replace(asked, start_from=NOTHING)
         raise ConfigError(
             f"start_from is {start}, which holds {card.network} with {card.options}; leave network "
             "and network_options out, or take --start-from none"
@@ -155,6 +157,18 @@ def take_network(asked: Fit) -> Fit:
     check_trusted(card, path, asked.network)
     words = tuple(f"{name}={json.dumps(value)}" for name, value in card.options.items())
     return dataclasses.replace(asked, start_from=start, network=card.network, network_options=words)
+
+
+def _is_network_of(asked: Fit, card: WeightsCard) -> bool:
+    """Whether the network that is asked for, where it is, is the one of `card`."""
+    from .networks import fill_options
+
+    if asked.network not in {None, card.network}:
+        return False
+    if asked.network_options is None:
+        return True
+    options = parse_options(asked.network_options)
+    return fill_options(card.network, options) == fill_options(card.network, card.options)
 
 
 def count_synthetic(batch: int, share: float, pairs: int) -> int:

@@ -15,12 +15,25 @@ GROUP_CHANNELS = 16
 """Channels that share their statistics with `norm: group`."""
 
 
+class InstanceNorm(nn.GroupNorm):
+    """Each channel of each image for itself.
+
+    Torch's `InstanceNorm2d` does the same, but is slower on a CPU and refuses maps of one pixel.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.group_norm(features, self.num_groups, self.weight, self.bias, self.eps)
+
+
 def make_norm(kind: str, channels: int) -> nn.Module:
     """Return the normalisation `kind` for `channels` channels."""
     if kind == "batch":
         return nn.BatchNorm2d(channels)
     if kind == "instance":
-        return nn.InstanceNorm2d(channels, affine=True)
+        return InstanceNorm(channels)
     if kind == "group":
         groups = max(1, channels // GROUP_CHANNELS)
         return nn.GroupNorm(groups if channels % groups == 0 else 1, channels)

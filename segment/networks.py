@@ -56,10 +56,13 @@ def build_unet_small(
     *,
     channels: Count = 16,
     depth: Levels = 5,
-    norm: Norm = "batch",
+    norm: Norm = "instance",
     up: Up = "bilinear",
 ) -> Any:
-    """UNet for a CPU: a sixteenth of the paper's weights."""
+    """UNet for a CPU: a sixteenth of the paper's weights.
+
+    Its normalisation is an image's own: five shots do not say how images differ.
+    """
     from .net_unet import UNet
 
     return UNet(channels_in, [channels * 2**level for level in range(depth)], norm, up)
@@ -190,7 +193,7 @@ def build_network(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         body = _build_body(name, channels_in, size, options)
-        network = Segmenter(body, name, channels_in, options, size)
+        network = Segmenter(body, name, channels_in, fill_options(name, options), size)
     if name not in NETWORKS:
         _probe(network)
     return network
@@ -216,6 +219,18 @@ def check_network(name: str, options: Mapping[str, Any] | None = None) -> None:
         raise ConfigError(
             f"network {name} has no option {', '.join(unknown)}; it has {', '.join(known)}"
         )
+
+
+def fill_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `options` and the defaults of those that a network in `NETWORKS` has besides.
+
+    A file names them all, so that another default one day does not change what is in it.
+    """
+    if name not in NETWORKS:
+        return dict(options)
+    known = inspect.signature(NETWORKS[name]).parameters
+    defaults = {each: known[each].default for each in _option_names(NETWORKS[name])}
+    return {**defaults, **options}
 
 
 def describe_network(network: Segmenter) -> dict[str, Any]:

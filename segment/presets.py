@@ -41,11 +41,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "patch_px": 192,
         "vessel_share": 0.3,
         "augment": "strong",
-        "channels_last": True,
     },
     "strong": {
         "network": "unet",
-        "network_options": ("channels=32",),
+        "network_options": ("channels=32", "norm=instance"),
         "loss": "bce+dice",
         "optimizer": "adamw",
         "learning_rate": 1e-3,
@@ -60,6 +59,5 @@ PRESETS: dict[str, dict[str, Any]] = {
         "patch_px": 256,
         "vessel_share": 0.3,
         "augment": "strong",
-        "channels_last": True,
     },
 }

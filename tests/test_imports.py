@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 STAGES = ("loop", "sca", "train", "generate", "segment", "data_cards")
 MAY_MEET = {("generate", "sca"), ("train", "loop"), ("segment", "loop"), ("train", "sca")}
 NAME_STAGES = {
-    *("cli", "recipe", "recipe_chain"),
+    *("cli", "recipe", "recipe_chain", "recipe_segmenters"),
     *("demo", "demo_engines", "demo_figures", "demo_pairs"),
 }
 """Core modules that run stages; they import them inside functions only."""

@@ -243,7 +243,8 @@ def test_it_starts_from_earlier_weights(place, tmp_path):
     asked = settings_for(place, tmp_path / "out", start_from=str(tmp_path / "first"), **left_open)
     shots, made = read_pairs(asked)
     asked = resolve(asked, len(shots), len(made))
-    assert (asked.network, asked.network_options) == ("unet-small", ("channels=4", "depth=3"))
+    assert asked.network == "unet-small"
+    assert set(asked.network_options) >= {"channels=4", "depth=3"}
     weights = make_task(asked, arrange(asked, shots, made)).network.state_dict()
     for name, tensor in load_network(start)[0].state_dict().items():
         assert torch.equal(weights[name], tensor)

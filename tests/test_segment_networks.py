@@ -17,6 +17,7 @@ from univg.errors import ConfigError, DataError, UserError
 from univg.segment.losses import compute_loss
 from univg.segment.net_scan import scan_states
 from univg.segment.net_swin import SwinBlock
+from univg.segment.net_unet import InstanceNorm
 from univg.segment.net_vm import roll_up, unroll
 from univg.segment.networks import (
     NETWORKS,
@@ -24,6 +25,7 @@ from univg.segment.networks import (
     build_network,
     check_network,
     describe_network,
+    fill_options,
     summarize_networks,
 )
 
@@ -176,7 +178,7 @@ def test_its_description_holds_what_builds_it(name):
     network = make(name, 3)
     facts = describe_network(network)
     assert facts["network"] == name
-    assert facts["options"] == OPTIONS[name]
+    assert facts["options"].items() >= OPTIONS[name].items()
     assert facts["weights"] == sum(p.numel() for p in network.parameters()) > 0
     again = build_network(facts["network"], facts["channels_in"], facts["size"], **facts["options"])
     assert describe_network(again) == facts
@@ -486,3 +488,32 @@ def test_wrong_onnx_files_are_told(tmp_path):
     (tmp_path / "text.onnx").write_text("no model")
     with pytest.raises(DataError, match="onnxruntime cannot read it"):
         load_onnx(tmp_path / "text.onnx")
+
+
+def test_instance_norm_is_that_of_torch():
+    ours, theirs = InstanceNorm(3), nn.InstanceNorm2d(3, affine=True)
+    for norm in (ours, theirs):
+        with torch.no_grad():
+            norm.weight.copy_(torch.tensor([1.0, 2.0, 0.5]))
+            norm.bias.copy_(torch.tensor([0.0, -1.0, 3.0]))
+    features = noise(2, 3, 5, 7)
+    torch.testing.assert_close(ours(features), theirs(features))
+    one = ours(noise(1, 3, 1, 1))
+    torch.testing.assert_close(one.flatten(), ours.bias, atol=1e-3, rtol=0.0)
+
+
+def test_the_small_unet_sees_no_difference_of_brightness_or_contrast():
+    network = make("unet-small").eval()
+    image = noise(1, 1, 48, 48)
+    with torch.no_grad():
+        expected, found = network(image), network(image[...] * 3.0)
+    inside = (slice(None), slice(None), slice(8, -8), slice(8, -8))
+    torch.testing.assert_close(found[inside], expected[inside], atol=1e-3, rtol=1e-2)
+
+
+def test_a_network_names_all_its_options():
+    network = build_network("unet-small", 1, channels=8)
+    assert network.options == {
+        "channels": 8, "depth": 5, "norm": "instance", "up": "bilinear",
+    }  # fmt: skip
+    assert fill_options(OWN, {"channels": 4}) == {"channels": 4}

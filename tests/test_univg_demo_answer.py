@@ -18,8 +18,8 @@ from univg.charts import (
     smooth,
 )
 from univg.overlays import FALSE, FOUND, MISSED, draw_overlay
-from univg.recipe_chain import ALONE, BOTH
 from univg.recipe_page_answer import Answer, add_answer, judge_gain
+from univg.recipe_segmenters import ALONE, BOTH
 from univg.report import Page
 from univg.segment.statistics import compare_paired, summarise
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -172,7 +173,10 @@ def test_presets_and_unlabelled_images_decide_the_engines(data, tmp_path):
     out = tmp_path / "out"
     assert names_of(data, out)[:3] == ["grown", "pairs", "gate"]
     laptop = names_of(data, out, unlabelled=data / "test", fit_card=None)
-    assert laptop[:5] == ["card", "grown", "look", "image-engine", "pairs"]
+    assert laptop[:6] == ["card", "grown", "alone", "grounds", "pairs", "gate"]
+    assert sorted(laptop[6:]) == sorted(["both", "found-alone", "found-both", "test"])
+    drawn = names_of(data, out, unlabelled=data / "test", image_engine="diffusion")
+    assert drawn[:4] == ["grown", "look", "image-engine", "pairs"]
     assert names_of(data, out, preset="gpu")[:4] == [
         "mask-engine",
         "masks",
@@ -269,7 +273,7 @@ def test_bad_data_are_refused_before_work_starts(data, tmp_path, how, named):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"unlabelled": "test", "image_engine": "composite"}, "unlabelled is .*composite"),
+        ({"unlabelled": "test", "image_engine": "procedural"}, "unlabelled is .*procedural"),
         ({"pseudo_masks": 3}, "pseudo_masks is 3"),
         ({"test": "shots"}, "folder of the shots"),
         ({"out": "shots"}, "which lies in"),
@@ -308,6 +312,9 @@ def test_print_config_and_dry_run_write_nothing(data, tmp_path, capsys):
             assert main([*map(str, words), "--preset", preset, option]) == 0
             assert f"preset: {preset}\n" in capsys.readouterr().out
     more = ["--unlabelled", str(data / "test" / "images"), "--dry-run"]
+    assert main([*map(str, words), *more]) == 0
+    assert "what may be vessel in" in capsys.readouterr().out
+    more += ["--image-engine", "diffusion"]
     assert main([*map(str, words), *more]) == 0
     assert "look: UNet of nano on unlabelled images" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
@@ -376,6 +383,42 @@ def test_killed_at_ten_moments_it_comes_to_the_same_table(data, done, tmp_path):
     check_kills(data, done, tmp_path / "out", [*moments, ("test", 0.05)])
 
 
+def test_unlabelled_images_lend_their_grounds(data, tmp_path, monkeypatch):
+    unlabelled = tmp_path / "unlabelled"
+    for number, part in enumerate(("a", "b")):
+        (unlabelled / part).mkdir(parents=True)
+        image = read_image(sorted((data / "test" / "images").iterdir())[number])
+        (unlabelled / part / "same.png").write_bytes(encode_image(image[:, ::-1].copy()))
+    monkeypatch.setattr("univg.generate.unlabelled.LEAST", 0.99)  # two steps teach little
+    asked = settings_of(data, tmp_path / "out", unlabelled=unlabelled, pairs=8)
+    run(asked)
+    steps = tmp_path / "out" / "steps"
+    pairs, grounds = (next(iter(steps.glob(f"{name}-*"))) for name in ("pairs", "grounds"))
+    assert sorted(path.name for path in (grounds / "images").iterdir()) == [
+        "00-same.png", "01-same.png",
+    ]  # fmt: skip
+    rows = [json.loads(line) for line in (pairs / "pairs/manifest.jsonl").read_text().splitlines()]
+    shots = len(list((data / "shots" / "images").iterdir()))
+    assert shots <= max(row["parameters"]["base"] for row in rows) < shots + 2
+
+    colour = encode_image(np.dstack([image, image // 2, image // 3]))
+    (unlabelled / "b" / "colour.png").write_bytes(colour)
+    with pytest.raises(ProblemReport, match="grounds") as caught:
+        run(asked)
+    assert "colour.png: is colour of 8 bits" in str(caught.value)
+
+
+def test_a_segmenter_that_finds_vessels_everywhere_leaves_no_ground(data, tmp_path, monkeypatch):
+    unlabelled = tmp_path / "unlabelled"
+    unlabelled.mkdir()
+    image = read_image(sorted((data / "test" / "images").iterdir())[0])
+    (unlabelled / "a.png").write_bytes(encode_image(image[:, ::-1].copy()))
+    monkeypatch.setattr("univg.generate.unlabelled.LEAST", 0.0)
+    run(settings_of(data, tmp_path / "out", unlabelled=unlabelled))
+    grounds = next(iter((tmp_path / "out" / "steps").glob("grounds-*")))
+    assert not list((grounds / "images").iterdir())
+
+
 @pytest.mark.slow
 def test_with_engines_and_unlabelled_images(data, tmp_path):
     """Every step there is, on a base of random weights; done again, nothing is."""
@@ -389,9 +432,8 @@ def test_with_engines_and_unlabelled_images(data, tmp_path):
     shutil.copytree(data / "shots" / "images", unlabelled)
     asked = settings_of(
         data, tmp_path / "out", base=str(tmp_path / "tiny"), mask_engine="diffusion",
-        unlabelled=unlabelled, pseudo_masks=6, fit_card=None, pretrain_steps=2, mask_steps=2,
-        image_steps=2,
-        refine_steps=2,
+        image_engine="diffusion", unlabelled=unlabelled, pseudo_masks=6, fit_card=None,
+        pretrain_steps=2, mask_steps=2, image_steps=2, refine_steps=2,
     )  # fmt: skip
     run(asked)
     assert len(steps_in(tmp_path / "out")) == len(list_steps(asked)) == 14

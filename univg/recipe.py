@@ -57,7 +57,8 @@ class Recipe:
     modality: str = "fundus"
     """Name (fundus, octa, oct, coronary, brain) or the path of a card."""
     unlabelled: Path | None = None
-    """Folder of images without masks, on which the image engine is trained first."""
+    """Folder of images without masks. The diffusion image engine is trained on them first; the
+    composite one takes the grounds of some dozens."""
     test: Path | None = None
     """Folder of labelled images that nothing is trained on, to measure the segmenters."""
     wanted: Annotated[int, Ge(1), Le(1000)] = 5
@@ -70,8 +71,7 @@ class Recipe:
     """How new masks are made: grown by space colonization, or drawn by an adapted engine; auto:
     grown with laptop, else diffusion."""
     image_engine: Literal["auto", "composite", "diffusion", "procedural"] = "auto"
-    """How images are made for them; auto: composite with laptop unless there are unlabelled images,
-    else diffusion."""
+    """How images are made for them; auto: composite with laptop, else diffusion."""
     fit_card: bool = True
     """Fit the growth of masks to the shots first; minutes. Leave it out with a card that `univg sca
     fit` has made of these shots."""
@@ -107,11 +107,11 @@ def resolve(asked: Recipe) -> Recipe:
     preset = PRESETS[asked.preset]
     image_engine: Any = asked.image_engine
     if image_engine == "auto":
-        image_engine = "diffusion" if asked.unlabelled is not None else preset["image_engine"]
-    if asked.unlabelled is not None and image_engine != "diffusion":
+        image_engine = preset["image_engine"]
+    if asked.unlabelled is not None and image_engine == "procedural":
         raise ConfigError(
-            f"unlabelled is {asked.unlabelled}: it teaches the diffusion engine, and image_engine "
-            f"is {image_engine}; leave one of the two out"
+            f"unlabelled is {asked.unlabelled}, and image_engine procedural has no use for it; "
+            "leave one of the two out"
         )
     mask_engine = preset["mask_engine"] if asked.mask_engine == "auto" else asked.mask_engine
     pseudo = 0 if asked.base == "nano" else PSEUDO_MASKS
@@ -154,7 +154,8 @@ def check_inputs(asked: Recipe, memory: Path | None = None) -> None:
 
     `memory` is a file that remembers checksums of unlabelled images, read and written.
     """
-    from univg.recipe_inputs import check_leaks, check_shots, check_unlabelled
+    from univg.recipe_inputs import check_grounds, check_leaks, check_shots, check_unlabelled
+    from univg.recipe_segmenters import choose_grounds, uses_grounds
 
     asked = resolve(asked)
     _check_settings(asked)
@@ -168,6 +169,8 @@ def check_inputs(asked: Recipe, memory: Path | None = None) -> None:
         modality = find_modality(asked.modality)
         found = list_pictures_of([asked.unlabelled], "image", default=modality, hashes=memory)
         check_leaks(asked.unlabelled, {each.path: each.sha256 for each in found}, tests)
+        if uses_grounds(asked):
+            check_grounds(choose_grounds(asked.unlabelled).values(), asked.shots)
 
 
 def run(asked: Recipe) -> Path:

@@ -6,19 +6,24 @@ user would.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from univg.errors import ConfigError, DataError
+from univg.errors import DataError
 from univg.modalities import find_modality
-from univg.recipe import ENGINE_PRESETS, SEGMENT_PRESETS, Recipe, resolve
+from univg.recipe import ENGINE_PRESETS, Recipe, resolve
+from univg.recipe_segmenters import (
+    Folders,
+    evaluate_test,
+    find_grounds,
+    fit_segmenter,
+    lent_grounds,
+    list_endings,
+    pairs_of,
+    predict_test,
+    uses_grounds,
+)
 from univg.recipe_steps import Chain, Step
-
-Folders = Mapping[str, Path]
-ALONE, BOTH = "shots alone", "shots and pairs"
-"""The two ways to train a segmenter, as tables call them."""
 
 
 def do_steps(chain: Chain, asked: Recipe) -> None:
@@ -46,33 +51,20 @@ def make_steps(asked: Recipe) -> list[Step]:
         if asked.unlabelled is not None:
             steps.append(train_look(asked))
         steps.append(train_image_engine(asked))
-    steps += [make_pairs(asked), gate_pairs(asked)]
     endings = list_endings(asked)
-    for ending, network in endings.items():
-        steps += [fit_segmenter(asked, name, network, ending) for name in ("alone", "both")]
+    fits = [
+        fit_segmenter(asked, name, network, ending)
+        for ending, network in endings.items()
+        for name in ("alone", "both")
+    ]
+    if uses_grounds(asked):  # the first segmenter finds what has to be taken out of them
+        steps += [fits.pop(0), find_grounds(asked)]
+    steps += [make_pairs(asked), gate_pairs(asked), *fits]
     if asked.test is not None:
         for ending, network in endings.items():
             steps += [predict_test(asked, name, network, ending) for name in ("alone", "both")]
             steps.append(evaluate_test(asked, network, ending))
     return steps
-
-
-def list_endings(asked: Recipe) -> dict[str, str | None]:
-    """Return the networks by what is added to the names of their steps; nothing for the first."""
-    endings: dict[str, str | None] = {}
-    for network in asked.network or (None,):
-        ending = f"-{re.sub('[^A-Za-z0-9]+', '-', network)}" if network and endings else ""
-        if ending in endings:
-            raise ConfigError(f"network names {network} and one that is spelled nearly so: say one")
-        endings[ending] = network
-    return endings
-
-
-def name_network(asked: Recipe, network: str | None) -> str:
-    """Return the name of a network, that of the preset where none is asked for."""
-    from univg.segment.presets import PRESETS
-
-    return network or str(PRESETS[SEGMENT_PRESETS[asked.preset]]["network"])
 
 
 def fit_card(asked: Recipe) -> Step:
@@ -197,7 +189,7 @@ def train_image_engine(asked: Recipe) -> Step:
     after = ["look"] if asked.unlabelled is not None else []
     return Step(
         name="image-engine", words="ControlNet on the shots", settings=values,
-        inputs=[*_pairs_of(asked.shots), *_base_of(asked)], after=after, work=work,
+        inputs=[*pairs_of(asked.shots), *_base_of(asked)], after=after, work=work,
     )  # fmt: skip
 
 
@@ -213,12 +205,15 @@ def make_pairs(asked: Recipe) -> Step:
             values["engine_dir"] = done["image-engine"] / "run"
         if asked.image_engine == "composite":
             values["shots"] = asked.shots
+        if "grounds" in done:
+            values |= lent_grounds(done["grounds"])
         run(Images(masks=done[masks] / "masks", out=folder / "pairs", seed=asked.seed,
                    workers=asked.workers, **values))  # fmt: skip
 
     values = {"engine": asked.image_engine, "modality": _modality(asked), "seed": asked.seed}
     after = [masks, *(["image-engine"] if asked.image_engine == "diffusion" else [])]
-    inputs = _pairs_of(asked.shots) if asked.image_engine == "composite" else []
+    after += ["grounds"] if uses_grounds(asked) else []
+    inputs = pairs_of(asked.shots) if asked.image_engine == "composite" else []
     return Step(
         name="pairs", words=f"{asked.pairs} pairs, {asked.image_engine}", settings=values,
         inputs=inputs, after=after, work=work,
@@ -244,93 +239,7 @@ def gate_pairs(asked: Recipe) -> Step:
 
     return Step(
         name="gate", words="every pair measured", settings={"keep": asked.keep},
-        inputs=_pairs_of(asked.shots), after=["pairs"], work=work,
-    )  # fmt: skip
-
-
-def fit_segmenter(asked: Recipe, name: str, network: str | None, ending: str) -> Step:
-    """A segmenter on the shots, `alone` or with the pairs (`both`)."""
-
-    def work(folder: Path, done: Folders) -> None:
-        from univg.segment.fit import Fit, run
-
-        synthetic: tuple[Path, ...] = ()
-        if name == "both":
-            synthetic = (done["gate"] / "kept" if asked.keep else done["pairs"] / "pairs",)
-        values: dict[str, Any] = {"preset": SEGMENT_PRESETS[asked.preset], "seed": asked.seed}
-        run(Fit(out=folder / "run", shots=asked.shots, synthetic=synthetic, network=network,
-                max_steps=asked.segment_steps, **values))  # fmt: skip
-
-    values = {"preset": asked.preset, "network": network, "steps": asked.segment_steps,
-              "seed": asked.seed}  # fmt: skip
-    what = "the shots alone" if name == "alone" else "shots and pairs"
-    return Step(
-        name=name + ending, kind=name, words=f"{name_network(asked, network)} on {what}",
-        settings=values, inputs=_pairs_of(asked.shots),
-        after=["pairs", "gate"] if name == "both" else [], work=work,
-    )  # fmt: skip
-
-
-def predict_test(asked: Recipe, name: str, network: str | None, ending: str) -> Step:
-    """What a segmenter finds in the test images."""
-    assert asked.test is not None
-    test, model = asked.test, name + ending
-
-    def work(folder: Path, done: Folders) -> None:
-        from univg.segment.predict import Predict, run
-
-        # A user's own network is run because the user named it, not because a file does.
-        own = network if network and ":" in network and not network.startswith("monai:") else None
-        run(Predict(model=done[model] / "run", images=test, out=folder / "found", network=own))
-
-    return Step(
-        name=f"found-{model}", kind=f"found-{name}", words="vessels found in the test images",
-        settings={"names": _names_of(test)}, inputs=_pairs_of(test), after=[model], work=work,
-    )  # fmt: skip
-
-
-def evaluate_test(asked: Recipe, network: str | None, ending: str) -> Step:
-    """Both segmenters measured on the test set, with a paired test."""
-    assert asked.test is not None
-    test, both, alone = asked.test, f"found-both{ending}", f"found-alone{ending}"
-
-    def work(folder: Path, done: Folders) -> dict[str, Any]:
-        from univg.segment.evaluate import Evaluate, run
-
-        found = run(
-            Evaluate(
-                truth=test,
-                predicted=done[both] / "found",
-                against=done[alone] / "found",
-                name=BOTH,
-                against_name=ALONE,
-                out=folder / "evaluation",
-                fov="inside" if (test / "fov").is_dir() else "whole",
-                workers=asked.workers,
-            )
-        )
-        facts: dict[str, Any] = {
-            method: {metric: each.mean for metric, each in summaries.items()}
-            for method, summaries in found.summaries.items()
-        }
-        facts["shown"] = {
-            method: {
-                found.metrics[metric].heading: found.metrics[metric].show_spread(each.mean, each.sd)
-                for metric, each in summaries.items()
-            }
-            for method, summaries in found.summaries.items()
-        }
-        facts["difference"] = {
-            metric: {"mean": each.difference, "low": each.low, "high": each.high,
-                     "p": found.corrected[metric]}
-            for metric, each in found.tests.items()
-        }  # fmt: skip
-        return {**facts, "images": len(found.measured)}
-
-    return Step(
-        name=f"test{ending}", kind="test", settings={"names": _names_of(test)},
-        inputs=_pairs_of(test), after=[alone, both], work=work,
-        words=f"{name_network(asked, network)}: both measured on the test set", algorithm=2,
+        inputs=pairs_of(asked.shots), after=["pairs"], work=work,
     )  # fmt: skip
 
 
@@ -368,18 +277,6 @@ def _masks_of(shots: Path) -> list[Path]:
     from univg.pairs import find_masks
 
     return find_masks(shots)
-
-
-def _pairs_of(folder: Path) -> list[Path]:
-    """Return the files of the pairs; what else lies in the folder changes nothing."""
-    from univg.pairs import open_pairs
-
-    pairs = open_pairs(folder).pairs
-    return [path for pair in pairs for path in (pair.image, pair.mask, pair.fov) if path]
-
-
-def _names_of(folder: Path) -> list[str]:
-    return [path.name for path in _pairs_of(folder)]
 
 
 def _card_name(asked: Recipe) -> str:

@@ -6,14 +6,14 @@ of all that is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from univg.errors import DataError, Problem, ProblemReport
 from univg.files import sha256_hex, sha256_of_file
-from univg.images import ImageArray
+from univg.images import ImageArray, PictureError, read_image
 from univg.masks import BoolMask, judge_example
 from univg.modalities import find_modality
 from univg.pairs import PairFacts, find_pairs, read_pair
@@ -85,6 +85,29 @@ def check_unlabelled(folder: Path, shots: Path, test: Path | None) -> None:
     _refuse_same(folder, shots, "the shots", "unlabelled images are others")
     if test is not None:
         _refuse_same(folder, test, "the test set", "nothing may be trained on it")
+
+
+def check_grounds(paths: Iterable[Path], shots: Path) -> None:
+    """Refuse unlabelled images of another kind than the shots: grounds are mixed with theirs."""
+    first = find_pairs(shots)[0].pairs[0]
+    like = read_image(first.image)
+    problems: list[Problem] = []
+    for path in paths:
+        try:
+            image = read_image(path)
+        except PictureError as error:
+            problems.append(error.problem)
+            continue
+        if image.ndim != like.ndim or image.dtype != like.dtype:
+            detail = f"is {_kind_of(image)}, and the shot {first.image.name} {_kind_of(like)}"
+            remedy = "bring all to one kind"
+            problems.append(Problem(path=path, kind="kind", detail=detail, remedy=remedy))
+    if problems:
+        raise ProblemReport(problems, "unlabelled images whose grounds cannot be used")
+
+
+def _kind_of(image: ImageArray) -> str:
+    return f"{'grey' if image.ndim == 2 else 'colour'} of {8 * image.dtype.itemsize} bits"
 
 
 def check_leaks(folder: Path, sums: Mapping[Path, str], tests: Mapping[str, Path]) -> None:

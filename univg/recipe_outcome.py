@@ -18,7 +18,7 @@ from typing import Any
 
 from univg.files import TEMPORARY_PREFIX, open_atomic, write_all_atomic
 from univg.recipe import Recipe
-from univg.recipe_chain import ALONE, BOTH, list_endings, name_network
+from univg.recipe_segmenters import ALONE, BOTH, list_endings, name_network
 from univg.recipe_steps import Result
 
 

@@ -20,7 +20,7 @@ from univg.masks import inspect_mask
 from univg.overlays import LEGEND, draw_overlay
 from univg.pairs import Pair, find_masks, open_pairs
 from univg.recipe import Recipe
-from univg.recipe_chain import ALONE, BOTH, list_endings, name_network
+from univg.recipe_segmenters import ALONE, BOTH, list_endings, name_network
 from univg.recipe_steps import Result
 from univg.report import Page, Section, shrink_mask
 from univg.vesselness import shrink_image
