@@ -195,7 +195,7 @@ def test_length_is_counted_in_epochs_or_steps(place, tmp_path):
     laptop = resolve(dataclasses.replace(asked, preset="laptop", max_steps=40), 5, 0)
     assert laptop.warmup_steps == 4
     strong = dataclasses.replace(asked, preset="strong")
-    assert resolve(strong, 5, 0).network_options == ("channels=32",)
+    assert resolve(strong, 5, 0).network_options == ("channels=32", "norm=instance")
     swin = dataclasses.replace(strong, network="swin-unet")
     assert resolve(swin, 5, 0).network_options == ()
     with pytest.raises(ConfigError, match="epochs and max_steps"):
