@@ -59,8 +59,10 @@ class Fit(Training):
     network_options: tuple[str, ...] | None = None
     """Options of the network, as name=value: channels=32 depth=4."""
     start_from: str | None = None
-    """Weights to start from instead of random ones: a file that `univg segment fit` wrote, or its
-    run folder; none: random. Network and options are those of the weights."""
+    """Weights to start from instead of random ones: vessels, which comes with univg and has learned
+    drawn vessels of all modalities; a file that `univg segment fit` wrote, or its run folder; none:
+    random. Network and options are those of the weights. Default: the preset's, where the network
+    is its own too."""
     loss: Literal["bce", "dice", "bce+dice", "soft-cldice"] | None = None
     """What is made small."""
     epochs: Annotated[int, Ge(1)] | None = None

@@ -1,13 +1,15 @@
 """What training of a segmenter starts from instead of random weights.
 
-In: a file that `univg segment fit` wrote, or its run folder. Out: the file; its weights in a
-network, which may take another number of channels.
+In: `vessels`, which comes with univg, a file that `univg segment fit` wrote, or its run folder.
+Out: the file; its weights in a network, which may take another number of channels.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import univg
 
 from .weights import fill_network, own_tensors, read_tensors
 
@@ -19,12 +21,16 @@ if TYPE_CHECKING:
 MODEL = "model.safetensors"
 NOTHING = "none"
 """In place of weights to start from."""
+EMBEDDED = {"vessels": Path(univg.__file__).parent / "assets" / "vessels" / MODEL}
+"""What comes with univg, by name."""
 
 
 def find_start(name: str | None) -> Path | None:
     """Return the file that `name` means, itself or in a run folder; None for none."""
     if name is None or name == NOTHING:
         return None
+    if name in EMBEDDED:
+        return EMBEDDED[name]
     path = Path(name).expanduser()
     return path / MODEL if path.is_dir() else path
 

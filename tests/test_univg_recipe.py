@@ -397,6 +397,7 @@ def test_unlabelled_images_lend_their_grounds(data, tmp_path, monkeypatch):
     assert sorted(path.name for path in (grounds / "images").iterdir()) == [
         "00-same.png", "01-same.png",
     ]  # fmt: skip
+    assert "grounds of 2 unlabelled images" in (tmp_path / "out" / "report.html").read_text()
     rows = [json.loads(line) for line in (pairs / "pairs/manifest.jsonl").read_text().splitlines()]
     shots = len(list((data / "shots" / "images").iterdir()))
     assert shots <= max(row["parameters"]["base"] for row in rows) < shots + 2

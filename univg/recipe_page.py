@@ -74,7 +74,7 @@ def _lead(asked: Recipe, results: Mapping[str, Result]) -> str:
 
 def _add_pictures(page: Page, asked: Recipe, results: Mapping[str, Result]) -> None:
     section = page.section(
-        "Shots and pairs", f"Images are {_engine_words(asked)}, one for each mask."
+        "Shots and pairs", f"Images are {_engine_words(asked, results)}, one for each mask."
     )
     for words, folder in (
         ("The shots", asked.shots),
@@ -86,9 +86,16 @@ def _add_pictures(page: Page, asked: Recipe, results: Mapping[str, Result]) -> N
         section.comparison(["Mask", "Image"], tiles, alt, f"{words}.")
 
 
-def _engine_words(asked: Recipe) -> str:
+def _engine_words(asked: Recipe, results: Mapping[str, Result]) -> str:
+    composed = "composed of the grounds and vessels of the shots"
+    if "grounds" in results:
+        lent = results["grounds"].facts["images"]
+        composed += (
+            f", and of the grounds of {lent} unlabelled images without what the segmenter on the "
+            "shots alone takes for vessel in them"
+        )
     return {
-        "composite": "composed of the grounds and vessels of the shots",
+        "composite": composed,
         "diffusion": f"drawn by a diffusion engine adapted to the shots (base `{asked.base}`)",
         "procedural": "rendered by a procedural model of the modality",
     }.get(asked.image_engine, asked.image_engine)

@@ -86,8 +86,8 @@ def _licences(asked: Recipe) -> list[str]:
     if "diffusion" in {asked.image_engine, asked.mask_engine}:
         words.append(f"Base `{asked.base}`: see its model card.")
     words.append(
-        "Synthetic images derive from the images that their engine was adapted to: the terms of "
-        "those apply, also to who may see them."
+        "Synthetic images derive from the images that their engine was adapted to or whose grounds "
+        "they show: the terms of those apply, also to who may see them."
     )
     return words
 
