@@ -45,6 +45,7 @@ ALTERNATIVES: dict[str, dict[str, Any]] = {
     "bce": {"loss": "bce"},
     "soft-cldice": {"loss": "soft-cldice"},
     "32 channels": {"network_options": ("channels=32",)},
+    "batch normalisation": {"network_options": ("channels=16", "depth=5", "norm=batch")},
     "depth 4": {"network_options": ("channels=16", "depth=4")},
     "patch 128": {"patch_px": 128},
     "patch 256": {"patch_px": 256},

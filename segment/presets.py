@@ -28,6 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "laptop": {
         "network": "unet-small",
+        "start_from": "vessels",
         "loss": "bce+dice",
         "optimizer": "adamw",
         "learning_rate": 3e-3,

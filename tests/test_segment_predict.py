@@ -33,7 +33,8 @@ SHAPES = {"odd": (61, 83), "tiny": (5, 7), "large": (150, 97), "square": (64, 64
 def write_model(path: Path, channels: str = "grey", **facts: object) -> Path:
     """Write a network that nobody trained, its logits spread round 0."""
     how = Preparation(channels=channels, longest_px=0, fov="auto")  # type: ignore[arg-type]
-    network = build_network("unet-small", how.count, seed=3, channels=4, depth=3)
+    options = {"channels": 4, "depth": 3, "norm": "batch"}  # the same in a tile as in the whole
+    network = build_network("unet-small", how.count, seed=3, **options)
     with torch.no_grad():
         images = torch.randn(4, how.count, 64, 64, generator=torch.Generator().manual_seed(0))
         for layer in network.modules():
