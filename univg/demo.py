@@ -60,7 +60,7 @@ class Demo:
     """Steps of the image engine's adaptation."""
     refine_steps: Annotated[int, Ge(0)] = 600
     """Steps of its refiner, which brings back what the autoencoder loses."""
-    segment_steps: Annotated[int, Ge(1)] = 200
+    segment_steps: Annotated[int, Ge(1)] = 150
     """Steps of each segmenter."""
     pairs: Annotated[int, Ge(6), Le(10_000)] = 60
     """Synthetic pairs that the adapted engines draw."""
