@@ -174,7 +174,9 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=STEPS, help="of each segmenter")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--base", default="nano", help="of the diffusion engines")
-    parser.add_argument("--start", type=Path, help="weights that pretrained rows start from")
+    parser.add_argument(
+        "--start", default="vessels", help="weights that pretrained rows start from"
+    )  # fmt: skip
     parser.add_argument("--engine-steps", type=int, help="of each of them; default: the preset's")
     parser.add_argument(
         "--card", default="fitted", choices=["fitted", "shipped"],

@@ -29,6 +29,7 @@ from univg.manifest import lock_folder
 from univg.recipe_segmenters import lent_grounds
 from univg.recipe_steps import Chain, Result, Step
 from univg.sd_source import find_base
+from univg.segment.start import find_start
 
 WAIT_S = 2.0
 METRICS = ("dsc", "cldice")
@@ -49,7 +50,7 @@ class Asked:
     """fitted: the growth of masks is fitted to the shots; shipped: as univg brings it."""
     engine_steps: int | None = None
     """Of each diffusion engine; None: its preset's."""
-    start: Path | None = None
+    start: str = "vessels"
     """Weights that `pretrained` rows start from."""
     trial: str = ""
     """Name of a trial of changed code: what is synthetic is made anew."""
@@ -332,7 +333,7 @@ def _fit(asked: Asked, job: Job, shots: Path, synthetic: str | None) -> Step:
     values["max_steps"] = steps_of(asked, job.row)
     # An engine may fail at a mask or two; never at a shot.
     values |= {"wanted": count_masks(shots), "skip_bad": synthetic is not None}
-    start = asked.start if job.row.pretrained else None
+    start = find_start(asked.start) if job.row.pretrained else None
 
     def work(folder: Path, done: Folders) -> dict[str, Any]:
         from univg.segment.fit import Fit, run
