@@ -38,6 +38,8 @@ Shot = tuple[str, ImageArray, BoolMask, BoolMask | None]
 ALGORITHM = 1  # part of a library's identity: raise with every change that changes images
 MAX_LIBRARY_PX = 2**22
 """Larger shots are worked on at this size; what they say does not get finer."""
+MOST_LENT_PX = 2**25
+"""Of unlabelled images so many pixels are kept at most: each process holds them all."""
 MAP_PX = 48
 """Side of the maps by which grounds are laid under new vessels."""
 RIM_SHARE = 0.025
@@ -108,6 +110,7 @@ def build_library(
         identity = hashlib.sha256(f"{identity} {hash_shots(others, size)}".encode()).hexdigest()
     shape = size or Counter(image.shape[:2] for _, image, _, _ in shots).most_common(1)[0][0]
     shape = _limit(shape)
+    others = spread_out(others, MOST_LENT_PX // (shape[0] * shape[1]))
     top = max(int(image.max()) for _, image, _, _ in (*shots, *others))
     fitted = [_fit_shot(shot, shape, top) for shot in (*shots, *others)]
     rng = np.random.Generator(np.random.PCG64(int(identity[:15], 16)))
@@ -125,6 +128,12 @@ def build_library(
         identity=identity, size=shape, grey=shots[0][1].ndim == 2, grounds=tuple(grounds),
         style=style, light_spread=_measure_light(grounds),
     )  # fmt: skip
+
+
+def spread_out(shots: Sequence[Shot], most: int) -> list[Shot]:
+    """Return `most` of `shots`, at least one where there is any, spread over their order."""
+    count = min(len(shots), max(1, most))
+    return [shots[number * len(shots) // count] for number in range(count)]
 
 
 def check_others(others: Sequence[Shot], shot: Shot) -> None:

@@ -81,7 +81,8 @@ class Images(Drawing, Placement):
     shots: Path | None = None
     """Folder of the shots, images/ and masks/, for the composite engine."""
     unlabelled: Path | None = None
-    """Folder of images without masks, a few dozen, whose grounds the composite engine uses too."""
+    """Folder of images without masks, a few dozen, whose grounds the composite engine uses too; of
+    large ones fewer are taken, spread over their names."""
     found: Path | None = None
     """What `univg segment predict` wrote for them: what may be vessel is taken out of them."""
     modality: str | None = None

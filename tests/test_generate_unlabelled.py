@@ -13,6 +13,7 @@ from univg.cli import main
 from univg.errors import DataError, ProblemReport
 from univg.files import make_folder
 from univg.generate.composite import build_library, render_composite, sample_recipe
+from univg.generate.composite_library import spread_out
 from univg.generate.procedural import render_pair
 from univg.generate.unlabelled import DEEP, read_unlabelled
 from univg.images import encode_image, read_image
@@ -146,6 +147,15 @@ def test_an_image_that_is_all_vessel_has_no_ground(place, tmp_path, capsys):
     more = ("--unlabelled", str(place / "others"), "--found", str(tmp_path / "found"))
     assert main(words(place, tmp_path / "out", *more)) == 2
     assert "leaves no ground" in capsys.readouterr().err
+
+
+def test_large_ones_are_used_in_part():
+    many = [
+        (str(k), np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.bool_), None) for k in range(9)
+    ]
+    assert [name for name, *_ in spread_out(many, 3)] == ["0", "3", "6"]
+    assert [name for name, *_ in spread_out(many, 0)] == ["0"]
+    assert spread_out(many, 100) == many and spread_out([], 5) == []
 
 
 def test_images_of_another_kind_are_refused(place):
