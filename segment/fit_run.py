@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from .net_frame import Segmenter
 
 TILE_PX = 512
+FEW_SHOTS = 20
+"""As few do not say what mean and spread of other images are."""
 
 
 def fit_segmenter(asked: Fit) -> Outcome:
@@ -241,6 +243,11 @@ def describe_start(asked: Fit, data: Data, task: SegmentTask, accelerator: Accel
         text += (
             "\nno shot is held out, so nothing is validated on; --hold-out or --leave-one-out "
             "shows overtraining"
+        )
+    if task.module.normalisers and len(data.real) <= FEW_SHOTS:
+        text += (
+            f"\nits normalisation is of batches, and {len(data.real)} shots say little of how "
+            "images differ; norm=instance among --network-options, where offered, needs no such thing"
         )
     return text
 

@@ -326,3 +326,12 @@ def test_dice_by_threshold():
     assert choose_threshold([curve]) == (0.5, 1.0)
     empty = score_thresholds(np.zeros((8, 8), np.float32), np.zeros_like(mask), fov)
     assert (empty == 1).all()
+
+
+def test_batch_normalisation_of_few_shots_is_warned_of(place, tmp_path, capsys):
+    few = settings_for(place, tmp_path / "batch", max_steps=1)
+    options = (*few.network_options, "norm=batch")
+    fit.run(dataclasses.replace(few, network_options=options))
+    assert "5 shots say little of how images differ; norm=instance" in capsys.readouterr().out
+    fit.run(dataclasses.replace(few, out=tmp_path / "instance"))
+    assert "say little of how" not in capsys.readouterr().out
