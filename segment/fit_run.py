@@ -247,7 +247,7 @@ def describe_start(asked: Fit, data: Data, task: SegmentTask, accelerator: Accel
     if task.module.normalisers and len(data.real) <= FEW_SHOTS:
         text += (
             f"\nits normalisation is of batches, and {len(data.real)} shots say little of how "
-            "images differ; norm=instance among --network-options, where offered, needs no such thing"
+            "images differ; norm=instance among --network-options, where offered, is safer"
         )
     return text
 
