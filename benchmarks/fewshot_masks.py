@@ -1,7 +1,8 @@
 """Masks and squares that `fewshot.py` makes itself, where no stage of univg does.
 
 In: folders of masks or pairs, a seed. Out: the shots' masks, bent; pairs and masks cut into squares
-of the size that a base draws; pairs stretched back to the size of the set. An item follows from its
+of the size that a base draws; pairs stretched back to the size of the set,
+or with other labels. An item follows from its
 seed and number alone; what is there is not made again.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from univg.files import make_folder, write_all_atomic, write_atomic
@@ -24,6 +26,8 @@ TURN_DEG, SCALE, BEND = 15.0, 1.15, 0.02
 LEAST_VESSEL = 0.01
 """Squares with less vessel than this share are no shots."""
 TRIES = 20
+REACH_PX = 2
+"""How far off its own mask a pair may be labelled anew."""
 
 
 def warp_masks(shots: Path, out: Path, count: int, seed: int) -> None:
@@ -99,6 +103,19 @@ def fit_pairs(pairs: Path, out: Path, shape: tuple[int, int]) -> None:
             image = resize_image(np.asarray(read_image(pair.image), np.uint8), shape)
             write_atomic(out / "images" / last.name, encode_image(image))
             write_atomic(last, encode_mask(resize_to(read_mask(pair.mask), shape)))
+
+
+def relabel_pairs(pairs: Path, found: Path, out: Path) -> None:
+    """Write `pairs` with the masks of `found`, as far as they lie near their own."""
+    for kind in ("images", "masks"):
+        make_folder(out / kind)
+    kernel = np.ones((2 * REACH_PX + 1,) * 2, np.uint8)
+    for pair in open_pairs(pairs).pairs:
+        last = out / "masks" / f"{pair.stem}.png"
+        if not last.exists():
+            near = cv2.dilate(read_mask(pair.mask).astype(np.uint8), kernel) > 0
+            write_atomic(out / "images" / last.name, pair.image.read_bytes())
+            write_atomic(last, encode_mask(near & read_mask(found / last.name)))
 
 
 def _lay_evenly(length: int, side: int) -> list[int]:

@@ -69,6 +69,8 @@ class Row:
     unlabelled: bool = False
     """The rest of the pool, without its labels, lends its grounds; the vessels in it are found by
     the baseline."""
+    relabelled: bool = False
+    """The masks of its pairs are what the baseline finds in the images, near the masks drawn on."""
     pairs: int = 200
     tiles: bool = False
     """Diffusion on squares of the base's size cut out of the pictures, not on whole pictures."""
@@ -148,6 +150,10 @@ ROWS: dict[str, Row] = {
         Row(name="composite-50", engine="composite", pairs=50, what="50 composite pairs"),
         Row(name="composite-500", engine="composite", pairs=500, what="500 composite pairs"),
         Row(name="diffusion", engine="diffusion", what="`baseline` and diffusion pairs"),
+        Row(
+            name="diffusion-relabelled", engine="diffusion", relabelled=True,
+            what="`diffusion`, its masks mended: what `baseline` finds near them",
+        ),
         Row(
             name="diffusion-tiles", engine="diffusion", tiles=True,
             what="diffusion pairs of parts of the picture, at its own scale",

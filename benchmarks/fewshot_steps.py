@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_data import place_pool, place_shots, place_truth, place_unlabelled, size_of
-from fewshot_masks import cut_masks, cut_shots, fit_pairs, warp_masks
+from fewshot_masks import cut_masks, cut_shots, fit_pairs, relabel_pairs, warp_masks
 from fewshot_rows import FIT, LONGEST_PX, REFERENCE, ROWS, Row
 from splits import Split
 
@@ -115,6 +115,8 @@ def do_job(asked: Asked, job: Job) -> dict[str, Any]:
     if job.row.unlabelled:
         _find_grounds(asked, job, shots, chain)
     synthetic = _make_pairs(chain, asked, job, shots) if job.row.engine else None
+    if synthetic and job.row.relabelled:
+        synthetic = _relabel(asked, job, shots, chain, synthetic)
     fit = chain.do(_fit(asked, job, shots, synthetic))
     chain.do(_predict(truth))
     scored = chain.do(_score(truth))
@@ -137,9 +139,7 @@ def _find_grounds(asked: Asked, job: Job, shots: Path, chain: SharedChain) -> No
     """What the baseline takes for vessel in the rest of the pool."""
     from univg.segment.predict import Predict, run
 
-    baseline = dataclasses.replace(job, row=ROWS[REFERENCE])
-    others = SharedChain(chain.out, say=chain.say)
-    model = others.do(_fit(asked, baseline, shots, None)).folder / "run"
+    model = _train_baseline(asked, job, shots, chain)
     most = LONGEST_PX[job.split.name]
     with lock_waiting(make_folder(asked.work / "prepared")):
         images = place_unlabelled(asked.data, asked.work, job.split, job.draw, most)
@@ -150,6 +150,29 @@ def _find_grounds(asked: Asked, job: Job, shots: Path, chain: SharedChain) -> No
         run(Predict(model=model, images=folder / "images", out=folder / "found"))
 
     chain.do(Step(name="grounds", inputs=[images, model / "model.safetensors"], work=work))
+
+
+def _relabel(asked: Asked, job: Job, shots: Path, chain: SharedChain, pairs: str) -> str:
+    """Label the images of `pairs` anew; return the name of the step that has them."""
+    from univg.segment.predict import Predict, run
+
+    model = _train_baseline(asked, job, shots, chain)
+
+    def work(folder: Path, done: Folders) -> None:
+        drawn = done[pairs] / "pairs"
+        run(Predict(model=model, images=drawn / "images", out=folder / "found"))
+        relabel_pairs(drawn, folder / "found" / "masks", folder / "pairs")
+
+    inputs = [model / "model.safetensors"]
+    chain.do(Step(name="relabelled", inputs=inputs, after=[pairs], work=work))
+    return "relabelled"
+
+
+def _train_baseline(asked: Asked, job: Job, shots: Path, chain: SharedChain) -> Path:
+    """Return the run of the row that all are compared with, on the shots of `job`."""
+    baseline = dataclasses.replace(job, row=ROWS[REFERENCE])
+    others = SharedChain(chain.out, say=chain.say)
+    return others.do(_fit(asked, baseline, shots, None)).folder / "run"
 
 
 def place_pairs(asked: Asked, job: Job) -> tuple[Path, Path]:

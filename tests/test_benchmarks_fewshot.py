@@ -198,6 +198,23 @@ def test_squares_and_stretched_pairs(load, tmp_path):
     assert read_image(tmp_path / "fitted" / "images" / one.name).shape == (80, 120, 3)
 
 
+def test_labels_are_mended_near_the_masks_alone(load, tmp_path):
+    masks = load("fewshot_masks")
+    for kind in ("images", "masks"):
+        (tmp_path / "pairs" / kind).mkdir(parents=True)
+    write_pair(tmp_path / "pairs", "one", 5, colour=False)
+    own, found = np.zeros((SIZE, SIZE), bool), np.zeros((SIZE, SIZE), bool)
+    own[20, 10:50] = True
+    found[21, 10:50] = found[40, 10:50] = True
+    (tmp_path / "pairs" / "masks" / "one.png").write_bytes(encode_mask(own))
+    (tmp_path / "found").mkdir()
+    (tmp_path / "found" / "one.png").write_bytes(encode_mask(found))
+    masks.relabel_pairs(tmp_path / "pairs", tmp_path / "found", tmp_path / "out")
+    mended = read_mask(tmp_path / "out" / "masks" / "one.png")
+    assert mended[21, 10:50].all() and mended.sum() == 40
+    assert (tmp_path / "out" / "images" / "one.png").exists()
+
+
 def test_rows_are_compared_on_the_images_that_both_have(load):
     table = load("fewshot_table")
 
@@ -279,7 +296,7 @@ def test_a_killed_run_goes_on(load, data, tmp_path):
 @pytest.mark.slow
 def test_diffusion_rows(load, data):
     """Through both engines, barely trained; the rows share what they have in common."""
-    names = ("diffusion", "diffusion-tiles", "diffusion-no-pretraining")
+    names = ("diffusion", "diffusion-relabelled", "diffusion-tiles", "diffusion-no-pretraining")
     base = data.parent / "base"
     importlib.import_module("univg.testing").tiny_base(base)
     words = [*words_for(data, rows=names), "--sets", "XCA", "--engine-steps", "2"]
