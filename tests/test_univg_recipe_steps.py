@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from univg.errors import UserError
-from univg.recipe_steps import DONE, Chain, Step, hash_content
+from univg.recipe_steps import DONE, Chain, Step, hash_content, list_files
 
 
-def make_chain(out, source, calls, *, first=1, second=1, fails=()):
+def make_chain(out, source, calls, *, first=1, second=1, fails=(), say=lambda _: None):
     """Two branches on one root, and a step that joins them."""
-    chain = Chain(out, say=lambda _: None)
+    chain = Chain(out, say=say)
 
     def work_of(name):
         def work(folder, upstream):
@@ -89,8 +88,43 @@ def test_a_step_that_was_interrupted_goes_on_in_its_folder(source, tmp_path):
     assert (chain.results["right"].folder / "half").exists()
 
 
-def test_a_damaged_note_is_told(source, tmp_path):
+def damage_note(folder):
+    (folder / DONE).write_text("{")
+
+
+def shorten(folder):
+    (folder / "text").write_text("le")
+
+
+def lose(folder):
+    (folder / "text").unlink()
+
+
+@pytest.mark.parametrize("hurt", [damage_note, shorten, lose])
+def test_a_damaged_step_is_done_anew(source, tmp_path, hurt):
     chain = make_chain(tmp_path / "out", source, [])
-    (chain.results["left"].folder / DONE).write_text("{")
-    with pytest.raises(UserError, match="is damaged"):
-        make_chain(tmp_path / "out", source, [])
+    left = chain.results["left"].folder
+    good = (left / "text").read_bytes()
+    hurt(left)
+    (left / "half").mkdir()
+    calls: list[str] = []
+    said: list[str] = []
+    again = make_chain(tmp_path / "out", source, calls, say=said.append)
+    assert calls == ["left"]
+    assert (left / "text").read_bytes() == good and not (left / "half").exists()
+    assert not again.results["left"].skipped and again.results["join"].skipped
+    assert sum("it is done anew" in line and str(left) in line for line in said) == 1
+    calls.clear()
+    make_chain(tmp_path / "out", source, calls)
+    assert calls == []
+
+
+def test_what_is_added_or_spare_is_no_damage(source, tmp_path):
+    left = make_chain(tmp_path / "out", source, []).results["left"].folder
+    (left / "own.txt").write_text("a note of the user's")
+    calls: list[str] = []
+    make_chain(tmp_path / "out", source, calls)
+    assert calls == [] and (left / "own.txt").exists()
+    (left / "run" / "checkpoints").mkdir(parents=True)
+    (left / "run" / "checkpoints" / "step").write_text("weights")
+    assert list(list_files(left)) == ["own.txt", "text"]

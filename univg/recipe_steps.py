@@ -2,12 +2,15 @@
 
 In: steps with settings, inputs and what they need of each other. Out: a folder a step, named by a
 hash of all that decides it. A step whose folder is done is skipped; a change redoes what depends
-on it and nothing else; an interrupted step goes on in its folder. Nothing is ever deleted.
+on it and nothing else; an interrupted step goes on in its folder. Nothing is deleted but what a
+damaged step has left: it is done anew.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +19,13 @@ from typing import Any
 
 from univg import __version__
 from univg.config import to_plain
-from univg.errors import DataError, Problem, ProblemReport, UserError
+from univg.errors import DataError, Problem, ProblemReport
 from univg.files import make_folder, sha256_hex, sha256_of_file, write_atomic
+from univg.manifest import LOCK_NAME
 
 DONE = "done.json"
+SPARE = ("checkpoints",)
+"""Folders in a step's that may be deleted once it is done."""
 KEY_DIGITS = 12
 
 HashFiles = Callable[[Sequence[Path]], tuple[Mapping[Path, str], Sequence[Problem]]]
@@ -87,7 +93,10 @@ class Chain:
         folder = self.out / "steps" / f"{step.kind or step.name}-{key}"
         number = len(self.results) + 1
         lead = f"Step {number} of {max(self.total, number)}, {step.name}"
-        found = read_done(folder)
+        found, hurt = read_done(folder)
+        if hurt:
+            self.say(f"{lead}: {hurt}; it is done anew")
+            clear_step(folder)
         skipped = found is not None
         if found is None:
             self.say(f"{lead}: {step.words or 'begins'}, in {folder}")
@@ -136,20 +145,51 @@ class Chain:
             seconds = earlier + time.monotonic() - start
             write_atomic(folder / ".univg-seconds", f"{seconds:.2f}".encode())
         done = {"key": key, "seconds": round(seconds, 2), "facts": dict(facts or {})}
+        done["bytes"] = list_files(folder)
         write_atomic(folder / DONE, (json.dumps(done, indent=1) + "\n").encode())
         return done
 
 
-def read_done(folder: Path) -> dict[str, Any] | None:
-    """Return what a finished step has left, None where it is not finished."""
+def read_done(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """Return what a finished step has left, None where it is not finished; and what is damaged."""
     path = folder / DONE
     if not path.is_file():
-        return None
+        return None, ""
     try:
         found = json.loads(path.read_bytes())
-        return {"seconds": float(found["seconds"]), "facts": dict(found["facts"])}
+        told = {"seconds": float(found["seconds"]), "facts": dict(found["facts"])}
+        wanted = dict(found.get("bytes", {}))  # not there: done before sizes were noted
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is damaged ({error}); delete {folder} and run again") from error
+        return None, f"{path} is damaged ({error})"
+    there = list_files(folder)
+    for name, size in wanted.items():
+        if name not in there:
+            return None, f"{folder / name} is missing"
+        if there[name] != size:
+            return None, f"{folder / name} has {there[name]} bytes, not {size}"
+    return told, ""
+
+
+def list_files(folder: Path) -> dict[str, int]:
+    """Return the sizes of the files of a step, by their names in its folder."""
+    found = {}
+    for place, inner, names in os.walk(folder):
+        inner[:] = sorted(each for each in inner if each not in SPARE and each[0] != ".")
+        for name in sorted(names):
+            path = Path(place, name)
+            if name[0] != "." and not (name == DONE and path.parent == folder):
+                found[path.relative_to(folder).as_posix()] = path.lstat().st_size
+    return found
+
+
+def clear_step(folder: Path) -> None:
+    """Delete what a damaged step has left, its note last: broken off, it is done again."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name not in (DONE, LOCK_NAME):
+            path.unlink()
+    (folder / DONE).unlink()
 
 
 def read_seconds(folder: Path) -> float:
