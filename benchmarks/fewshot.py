@@ -104,8 +104,10 @@ def describe_job(settings: Asked, job: Job) -> dict[str, Any]:
 
 
 def name_row(settings: Asked, job: Job) -> str:
-    """Return the row's name; that of a trial of what is synthetic is told apart."""
-    return f"{job.row.name}@{settings.trial}" if settings.trial and job.row.engine else job.row.name
+    """Return the row's name; trials of what is synthetic and other sizes are told apart."""
+    marks = [settings.trial] if settings.trial and job.row.engine else []
+    marks += [f"{settings.longest}px"] if settings.longest else []
+    return "@".join([job.row.name, *marks])
 
 
 def report(asked: argparse.Namespace, given: Sequence[str]) -> str:
@@ -149,6 +151,7 @@ def _settings(asked: argparse.Namespace) -> Asked:
         card=asked.card,
         engine_steps=asked.engine_steps,
         start=asked.start,
+        longest=asked.longest,
         trial=asked.trial,
     )
 
@@ -181,6 +184,10 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--card", default="fitted", choices=["fitted", "shipped"],
         help="growth of masks fitted to the shots (minutes a draw), or as it comes",
+    )  # fmt: skip
+    parser.add_argument(
+        "--longest", type=int, metavar="PX",
+        help="longest side of the images of all sets; default: each set's; rows become ROW@PXpx",
     )  # fmt: skip
     parser.add_argument(
         "--trial", default="", help="name of a trial of changed code: makes pairs anew, ROW@TRIAL"

@@ -52,8 +52,14 @@ class Asked:
     """Of each diffusion engine; None: its preset's."""
     start: str = "vessels"
     """Weights that `pretrained` rows start from."""
+    longest: int | None = None
+    """Longest side of all sets in pixels; None: that of each, `LONGEST_PX`."""
     trial: str = ""
     """Name of a trial of changed code: what is synthetic is made anew."""
+
+    def longest_of(self, split: Split) -> int:
+        """Return the longest side at which a set is worked on, 0: as it comes."""
+        return LONGEST_PX[split.name] if self.longest is None else self.longest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +146,7 @@ def _find_grounds(asked: Asked, job: Job, shots: Path, chain: SharedChain) -> No
     from univg.segment.predict import Predict, run
 
     model = _train_baseline(asked, job, shots, chain)
-    most = LONGEST_PX[job.split.name]
+    most = asked.longest_of(job.split)
     with lock_waiting(make_folder(asked.work / "prepared")):
         images = place_unlabelled(asked.data, asked.work, job.split, job.draw, most)
 
@@ -177,7 +183,7 @@ def _train_baseline(asked: Asked, job: Job, shots: Path, chain: SharedChain) -> 
 
 def place_pairs(asked: Asked, job: Job) -> tuple[Path, Path]:
     """Return the folders of the shots and of what is scored on."""
-    most = LONGEST_PX[job.split.name]
+    most = asked.longest_of(job.split)
     with lock_waiting(make_folder(asked.work / "prepared")):
         if job.row.all_pool:
             shots = place_pool(asked.data, asked.work, job.split, most)

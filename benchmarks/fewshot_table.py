@@ -225,9 +225,10 @@ def _place_row(name: str) -> tuple[int, str]:
 
 
 def _what(name: str) -> str:
-    plain, _, trial = name.partition("@")
+    plain, *marks = name.split("@")
     text = ROWS[plain].what if plain in ROWS else plain
-    return f"{text}; trial {trial}" if trial else text
+    told = [f"longest side {m[:-2]} px" if m.endswith("px") else f"trial {m}" for m in marks]
+    return "; ".join([text, *told])
 
 
 def _frame(titles: Sequence[str]) -> str:

@@ -135,6 +135,15 @@ def test_two_shares_are_the_whole(load, data):
     assert not set(map(id, parts[0])) & set(map(id, parts[1])) and sum(map(len, parts)) == 6
 
 
+def test_rows_at_another_size_have_a_name_of_their_own(load, data):
+    words = [*words_for(data, "--longest", "48", rows=("baseline",)), "--sets", "XCA"]
+    load("fewshot").main(words)
+    row = read_csv(data.parent / "work" / "fewshot.csv")[0]
+    assert (row["row"], row["size_px"]) == ("baseline@48px", "48x48")
+    page = (data.parent / "work" / "fewshot.md").read_text()
+    assert "- `baseline@48px`: five shots, strong augmentation; longest side 48 px" in page
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
