@@ -86,7 +86,8 @@ def main() -> None:
         if args.all:
             runs.append(measure(truth, predicted, (), args.workers))
     figures = {
-        "command": f"python benchmarks/metrics_speed.py --count {args.count} --side {args.side}",
+        "command": f"python benchmarks/metrics_speed.py --count {args.count} --side {args.side}"
+        + " --all" * args.all,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "load_at_end": [round(load, 1) for load in os.getloadavg()],
         "vessel_share": round(density, 3),
