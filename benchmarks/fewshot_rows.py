@@ -26,6 +26,7 @@ FIT: dict[str, Any] = {
     "preset": "laptop",
     "network": "unet-small",
     "network_options": ("channels=16", "depth=5", "norm=instance"),
+    "size_px": 0,
     "loss": "bce+dice",
     "optimizer": "adamw",
     "learning_rate": 3e-3,
@@ -53,6 +54,10 @@ SWIN: dict[str, Any] = {
 
 BATCH: dict[str, Any] = {"network_options": ("channels=16", "depth=5", "norm=batch")}
 """The same with statistics of a batch, those of the shots when it predicts."""
+
+
+SMALL: dict[str, Any] = {"size_px": 512}
+"""The same, seeing images of 512 px at most; what it finds is scaled up and judged as elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +100,10 @@ def _batch(name: str, **more: Any) -> Row:
     return Row(
         name=f"batch-{name}", fit=tuple(BATCH.items()), what=f"`{name}` with norm=batch", **more
     )
+
+
+def _small(name: str, **more: Any) -> Row:
+    return Row(name=f"small-{name}", fit=tuple(SMALL.items()), what=f"`{name}` at 512 px", **more)
 
 
 def _swin(name: str, **more: Any) -> Row:
@@ -169,6 +178,10 @@ ROWS: dict[str, Row] = {
         _batch("baseline"),
         _batch("composite", engine="composite"),
         _batch("ceiling", all_pool=True),
+        _small("baseline"),
+        _small("composite", engine="composite"),
+        _small("pretrained", pretrained=True),
+        _small("ceiling", all_pool=True),
         _swin("baseline"),
         _swin("procedural", engine="procedural"),
         _swin("composite", engine="composite"),

@@ -3,8 +3,9 @@
     python benchmarks/real_sets.py --data FOLDER
 
 Each set's pool half against its own test half and against the other sets' pool halves, at equal
-numbers, longest side 512; Murray compliance of the pool halves at their own resolution. Prints
-Markdown and writes benchmarks/results/real_sets.md.
+numbers, longest side 512; Murray compliance of the pool halves at their own resolution; what Dice
+their masks lose, made smaller and as large again. Prints Markdown and writes
+benchmarks/results/real_sets.md.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from univg.sca.descriptors import DESCRIPTOR_GROUPS, DESCRIPTORS
 from univg.sca.distance import compare
 from univg.sca.measure import measure_mask
 from univg.sca.murray import format_exponent, format_murray, summarise_murray
+from univg.segment.scale import AUTO_SIZES_PX, measure_loss
 
 RESULTS = Path(__file__).parent / "results"
 SIZE_PX = 512
@@ -68,6 +70,18 @@ def murray_table(data: Path) -> list[str]:
     return lines
 
 
+def scale_table(data: Path) -> list[str]:
+    """What no segmenter can do at a size, in percent of Dice."""
+    sizes = AUTO_SIZES_PX[:3]
+    lines = ["| set | longest side | " + " | ".join(f"at {px} px" for px in sizes) + " |"]
+    lines.append("|---" * (len(sizes) + 2) + "|")
+    for name, split in SPLITS.items():
+        masks = [read_mask(path) for path in split.masks(data)["pool"]]
+        cells = [f"{100 * measure_loss(masks, px):.1f}" for px in sizes]
+        lines.append(f"| {name} | {max(masks[0].shape)} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -79,6 +93,7 @@ def main() -> None:
     head = f"`python benchmarks/real_sets.py --data …`, {today}, {platform.machine()}."
     lines = [head, "", f"Fréchet, energy at n = {N}:", "", *distance_table(args.data)]
     lines += ["", "Murray's law, exponent 2:", "", *murray_table(args.data)]
+    lines += ["", "Dice lost by scaling to and fro [%]:", "", *scale_table(args.data)]
     args.results.mkdir(exist_ok=True)
     (args.results / "real_sets.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -115,17 +115,6 @@ def choose_channels(asked: Channels | str, shapes: Sequence[Shape]) -> Channels:
     return "rgb" if any(shape.coloured for shape in shapes) else "grey"
 
 
-def choose_longest(most_px: int, shapes: Sequence[Shape]) -> int:
-    """Return the longest side that all images are scaled to, 0 for none.
-
-    Shots are not enlarged to reach `most_px`: beyond their own size there is nothing to see.
-    """
-    if not most_px:
-        return 0
-    sides = sorted(max(shape.size) for shape in shapes)
-    return min(most_px, sides[len(sides) // 2])
-
-
 def hash_pairs(pairs: Sequence[Pair]) -> str:
     """Return one checksum of all files of `pairs`, in order."""
     files = [path for p in pairs for path in (p.image, p.mask, p.fov) if path is not None]

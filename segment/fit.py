@@ -67,8 +67,9 @@ class Fit(Training):
     """What is made small."""
     epochs: Annotated[int, Ge(1)] | None = None
     """Length of the run, in place of --max-steps: how often the larger set is seen."""
-    size_px: Annotated[int, Ge(0), Le(8192)] | None = None
-    """Images are scaled to this longest side, shots not beyond their own; 0: left as they are."""
+    size_px: Annotated[int, Ge(0), Le(8192)] | Literal["auto"] | None = None
+    """Images are scaled to this longest side, shots not beyond their own; 0: left as they are;
+    auto: the smallest of 512 to 2048 px that costs the shots' masks no more than 0.02 of Dice."""
     patch_px: Annotated[int, Ge(0), Le(4096)] | None = None
     """Side of the squares that are cut from them; 0: whole images."""
     vessel_share: Annotated[float, Ge(0), Le(1)] | None = None

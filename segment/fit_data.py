@@ -9,12 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from univg.errors import UserError
+from univg.masks import BoolMask, read_mask
 from univg.pairs import Pair
 
 from .data import Preparation
-from .data_store import choose_channels, choose_longest, look_at, open_folder
+from .data_store import choose_channels, look_at, open_folder
 from .fit import Fit
 from .patches import Cut
+from .scale import choose_longest
+
+FEW = 20
+"""So many masks tell what scaling costs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +69,7 @@ def arrange(asked: Fit, shots: Sequence[Pair], synthetic: Sequence[Pair]) -> Dat
     shapes = [look_at(pair) for pair in shots]
     how = Preparation(
         channels=choose_channels(asked.channels, shapes),
-        longest_px=choose_longest(asked.size_px or 0, shapes),
+        longest_px=choose_longest(asked.size_px, shapes, lambda: read_masks(shots)),
         fov=asked.fov,
     )
     sizes = [how.longest_px]
@@ -74,6 +79,11 @@ def arrange(asked: Fit, shots: Sequence[Pair], synthetic: Sequence[Pair]) -> Dat
     return Data(
         real=real, held_out=held_out, synthetic=list(synthetic), how=how, most_px=max(sizes)
     )
+
+
+def read_masks(pairs: Sequence[Pair]) -> list[BoolMask]:
+    """Return the masks of the first of `pairs`, enough of them to know what scaling costs."""
+    return [read_mask(pair.mask) for pair in pairs[:FEW]]
 
 
 def choose_cut(asked: Fit, data: Data) -> Cut:

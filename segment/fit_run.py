@@ -24,7 +24,7 @@ from univg.pairs import Pair
 
 from .data_store import Store
 from .fit import Fit, count_synthetic, parse_options, resolve
-from .fit_data import Data, arrange, choose_cut, read_pairs
+from .fit_data import Data, arrange, choose_cut, read_masks, read_pairs
 from .fit_files import (
     LIBRARIES,
     describe_model,
@@ -35,6 +35,7 @@ from .fit_files import (
 )
 from .networks import build_network, check_network
 from .predict_tiles import round_tile
+from .scale import describe_loss
 from .start import find_start, start_from
 from .thresholds import choose_threshold, find_dice
 
@@ -249,7 +250,8 @@ def describe_start(asked: Fit, data: Data, task: SegmentTask, accelerator: Accel
             f"\nits normalisation is of batches, and {len(data.real)} shots say little of how "
             "images differ; norm=instance among --network-options, where offered, is safer"
         )
-    return text
+    loss = describe_loss(read_masks(data.real), data.how.longest_px)
+    return f"{text}\n{loss}" if loss else text
 
 
 def describe_source(asked: Fit) -> str:

@@ -22,7 +22,6 @@ from univg.segment.data_store import (
     ShotWarning,
     Store,
     choose_channels,
-    choose_longest,
     hash_pairs,
     open_folder,
 )
@@ -90,10 +89,6 @@ def test_images_are_scaled_to_one_longest_side_and_shots_never_beyond_their_own(
     assert prepare_image(grey_image()[:64], small).pixels.shape == (32, 48, 1)
     deep = grey_image().astype(np.uint16) * 257
     assert prepare_image(deep, small).pixels.dtype == np.uint16
-    shapes = [Shape((90, side), False) for side in (100, 120, 300)]
-    assert choose_longest(512, shapes) == 120
-    assert choose_longest(64, shapes) == 64
-    assert choose_longest(0, shapes) == 0
 
 
 def test_patches_cover_the_picture_and_favour_vessels(tmp_path):

@@ -335,3 +335,11 @@ def test_batch_normalisation_of_few_shots_is_warned_of(place, tmp_path, capsys):
     assert "5 shots say little of how images differ; norm=instance" in capsys.readouterr().out
     fit.run(dataclasses.replace(few, out=tmp_path / "instance"))
     assert "say little of how" not in capsys.readouterr().out
+
+
+def test_what_scaling_costs_is_told(place, tmp_path, capsys):
+    seen_small = settings_for(place, tmp_path / "small", max_steps=1, size_px=32)
+    fit.run(seen_small)
+    assert "px are seen at 32 px, which alone costs" in capsys.readouterr().out
+    fit.run(dataclasses.replace(seen_small, out=tmp_path / "auto", size_px="auto"))
+    assert "which alone costs" not in capsys.readouterr().out
