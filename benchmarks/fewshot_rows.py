@@ -26,7 +26,7 @@ FIT: dict[str, Any] = {
     "preset": "laptop",
     "network": "unet-small",
     "network_options": ("channels=16", "depth=5", "norm=instance"),
-    "size_px": 0,
+    "size_px": "auto",
     "loss": "bce+dice",
     "optimizer": "adamw",
     "learning_rate": 3e-3,
@@ -106,6 +106,11 @@ def _small(name: str, **more: Any) -> Row:
     return Row(name=f"small-{name}", fit=tuple(SMALL.items()), what=f"`{name}` at 512 px", **more)
 
 
+def _whole(name: str, **more: Any) -> Row:
+    what = f"`{name}` at the size that it is judged at"
+    return Row(name=f"whole-{name}", fit=(("size_px", 0),), what=what, **more)
+
+
 def _swin(name: str, **more: Any) -> Row:
     return Row(
         name=f"swin-{name}", fit=tuple(SWIN.items()), what=f"`{name}` with swin-unet", **more
@@ -181,6 +186,7 @@ ROWS: dict[str, Row] = {
         _small("baseline"),
         _small("composite", engine="composite"),
         _small("pretrained", pretrained=True),
+        _whole("baseline"),
         _small("ceiling", all_pool=True),
         _swin("baseline"),
         _swin("procedural", engine="procedural"),
