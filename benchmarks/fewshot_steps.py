@@ -134,6 +134,7 @@ def do_job(asked: Asked, job: Job) -> dict[str, Any]:
         "judged": "inside the field of view" if (truth / "fov").is_dir() else "whole image",
         "shots": count_masks(shots),
         "pairs_used": fit.facts["pairs"],
+        "seen_px": fit.facts.get("seen_px", ""),
         "fit_steps": steps_of(asked, job.row),
         "seconds": {name: each.seconds for name, each in chain.results.items()},
         "cpu_s": {name: each.facts.get("cpu_s", 0.0) for name, each in chain.results.items()},
@@ -380,7 +381,10 @@ def _fit(asked: Asked, job: Job, shots: Path, synthetic: str | None) -> Step:
             )
         )
         card = read_card(folder / "run" / MODEL)
-        return {"pairs": card.facts["training"]["synthetic_pairs"]}
+        return {
+            "pairs": card.facts["training"]["synthetic_pairs"],
+            "seen_px": card.facts["preparation"]["longest_px"],
+        }
 
     free = {"memory_mb", "tracker", "report_samples", "preview_every", "channels_last"}
     decides = {name: value for name, value in values.items() if name not in free}

@@ -33,7 +33,7 @@ PROTOCOL = (
         "pairs_used",
         "engine",
     ),
-    *("masks", "card", "base", "size_px", "judged", "scored"),
+    *("masks", "card", "base", "size_px", "seen_px", "judged", "scored"),
 )
 FIGURES = ("dsc", "dsc_sd", "cldice", "cldice_sd", "threshold", "shots_dice")
 STAGES = (
@@ -128,12 +128,15 @@ def describe_protocol(jobs: Sequence[Found]) -> str:
     for name in sorted({job["set"] for job in jobs}):
         some = next(job for job in jobs if job["set"] == name)
         counts = sorted({len(job["images"]) for job in jobs if job["set"] == name})
+        usual = [job["seen_px"] for job in jobs if (job["set"], job["row"]) == (name, REFERENCE)]
+        seen = f"longest side {usual[0]} px to the network of `{REFERENCE}`, " if usual else ""
         lines.append(
-            f"- {name}: {some['size_px']} px, {some['judged']}, "
+            f"- {name}: {some['size_px']} px, {seen}judged {some['judged']}, "
             f"{' or '.join(map(str, counts))} images scored"
         )
     lines.append(
-        "- Trained, predicted and judged at that size; the paper works at 512 px and tests on all "
+        "- The network sees images at the size that the shots' masks need (`--size-px auto`); what "
+        "it finds is judged at the size that stands first. The paper works at 512 px and tests on all "
         "images but the five. Truth is scaled like the masks of the shots."
     )
     return "\n".join(lines) + "\n"

@@ -61,10 +61,10 @@ COLUMNS = (
     *("seconds", "cpu_s"),
 )
 LIKE: dict[str, Any] = {
-    "network": "unet-small", "start_from": "none", "size_px": 0, "tracker": "none",
+    "network": "unet-small", "start_from": "none", "size_px": "auto", "tracker": "none",
     "report_samples": 0, "preview_every": 0, "validate_every": 0, "memory_mb": 4096,
 }  # fmt: skip
-"""Of every run: one small network, pictures as `fewshot.py` prepares them."""
+"""Of every run: one small network, pictures as in `fewshot.py`."""
 
 
 def main(words: Sequence[str] | None = None) -> None:
