@@ -136,8 +136,8 @@ def describe_protocol(jobs: Sequence[Found]) -> str:
         )
     lines.append(
         "- The network sees images at the size that the shots' masks need (`--size-px auto`); what "
-        "it finds is judged at the size that stands first. The paper works at 512 px and tests on all "
-        "images but the five. Truth is scaled like the masks of the shots."
+        "it finds is judged at the size that stands first. The paper works at 512 px and tests on "
+        "all images but the five. Truth is scaled like the masks of the shots."
     )
     return "\n".join(lines) + "\n"
 
