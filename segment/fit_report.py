@@ -5,6 +5,7 @@ In: a trained task and its figures. Out: `OUT/report.html`, one file.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,10 +67,9 @@ def _show_shots(page: Page, asked: Fit, task: SegmentTask, scores: Scores) -> No
         ]
     )
     store = task.shown()
-    count = min(asked.report_samples, len(store))
-    examples = [store.get(number) for number in range(count)]
-    if examples:
-        tiles = [tile for e in examples for tile in draw_case(e, task.predict(e), threshold)]
+    some = itertools.islice(task.predict_shown(), asked.report_samples)
+    tiles = [tile for example, found in some for tile in draw_case(example, found, threshold)]
+    if tiles:
         words = (
             "A row a shot: the image, its mask, the probability of vessel, and the cut mask, with "
             "what is found, false and missed in three colours."

@@ -11,6 +11,8 @@ sample shows, and how, is drawn from the sample's own generator, which follows f
 from __future__ import annotations
 
 import collections
+import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +39,8 @@ from .weights import save_network
 MODEL = "model.safetensors"
 STATISTICS_SAMPLES = 48
 PREVIEWED = 3
+MOST_KNOWN = 8
+"""Of so many shots what was found is kept as long as the weights stay."""
 RECENT_STEPS = 3
 WITH_STATISTICS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -177,6 +181,8 @@ class SegmentTask(Task):
         self.network = network
         self.fixed_threshold: float | None = None
         """Found by leave-one-out; None: found on the shots at hand."""
+        self._known_weights = b""
+        self._known: dict[int, npt.NDArray[np.float32]] = {}
         self._recent: collections.deque[str] = collections.deque(maxlen=RECENT_STEPS * batch)
 
     def load(self, item: int, rng: np.random.Generator) -> Sample:
@@ -227,24 +233,34 @@ class SegmentTask(Task):
         found: npt.NDArray[np.float32] = self.module.predict(example.image.whole())
         return np.where(example.image.fov, found, np.float32(0.0))
 
+    def predict_shown(self) -> Iterator[tuple[Example, npt.NDArray[np.float32]]]:
+        """Yield the shots that the model is judged by, with what it finds; once for its weights."""
+        store, weights = self.shown(), fingerprint(self.network)
+        if weights != self._known_weights:
+            self._known_weights, self._known = weights, {}
+        for number in range(len(store)):
+            example = store.get(number)
+            found = self._known.get(number)
+            if found is None:
+                found = self.predict(example)
+                if number < MOST_KNOWN:
+                    self._known[number] = found
+            yield example, found
+
     def shown(self) -> Store:
         """Return the shots that the model is judged by: held out if there are any."""
         return self.held_out if self.held_out else self.real
 
     def preview(self, step: int) -> Preview | None:  # noqa: ARG002
         """Return a few shots with what is found in them."""
-        store = self.shown()
-        rows = []
-        for number in range(min(PREVIEWED, len(store))):
-            example = store.get(number)
-            rows.append(np.concatenate(draw_case(example, self.predict(example), 0.5), axis=1))
+        some = itertools.islice(self.predict_shown(), PREVIEWED)
+        rows = [np.concatenate(draw_case(example, found, 0.5), axis=1) for example, found in some]
         return np.concatenate(rows, axis=0)
 
     def score(self) -> tuple[float, float, list[list[float]]]:
         """Return the threshold, the mean Dice there, and Dice by threshold of each shot shown."""
-        store = self.shown()
-        examples = [store.get(number) for number in range(len(store))]
-        curves = [score_thresholds(self.predict(e), e.mask, e.image.fov) for e in examples]
+        shown = self.predict_shown()
+        curves = [score_thresholds(found, e.mask, e.image.fov) for e, found in shown]
         threshold, dice = choose_threshold(curves)
         return threshold, dice, [[round(float(v), 5) for v in curve] for curve in curves]
 
@@ -257,6 +273,14 @@ class SegmentTask(Task):
             threshold, found = self.fixed_threshold, {"on": "shots left out in turn"}
         facts = {**self.facts, "threshold": found}
         return [save_network(self.network, folder / MODEL, threshold=threshold, facts=facts)]
+
+
+def fingerprint(network: torch.nn.Module) -> bytes:
+    """Return a checksum of the weights that are trained."""
+    total = hashlib.sha256()
+    for weight in network.parameters():
+        total.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+    return total.digest()
 
 
 def whole_sample(example: Example) -> Sample:

@@ -343,3 +343,14 @@ def test_what_scaling_costs_is_told(place, tmp_path, capsys):
     assert "px are seen at 32 px, which alone costs" in capsys.readouterr().out
     fit.run(dataclasses.replace(seen_small, out=tmp_path / "auto", size_px="auto"))
     assert "which alone costs" not in capsys.readouterr().out
+
+
+def test_a_shot_is_predicted_once_for_the_same_weights(place, tmp_path, monkeypatch):
+    """The last preview, the threshold, the file and the page look at the same five shots."""
+    from univg.segment.fit_task import Judged
+
+    calls, real = [], Judged.predict
+    monkeypatch.setattr(Judged, "predict", lambda self, image: calls.append(1) or real(self, image))
+    asked = settings_for(place, tmp_path / "once", max_steps=2)
+    fit.run(dataclasses.replace(asked, preview_every=0, report_samples=5))
+    assert len(calls) == 5
