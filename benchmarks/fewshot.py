@@ -106,7 +106,7 @@ def describe_job(settings: Asked, job: Job) -> dict[str, Any]:
 def name_row(settings: Asked, job: Job) -> str:
     """Return the row's name; trials of what is synthetic and other sizes are told apart."""
     marks = [settings.trial] if settings.trial and job.row.engine else []
-    marks += [f"{settings.longest}px"] if settings.longest else []
+    marks += [f"{settings.longest}px"] if settings.longest is not None else []
     return "@".join([job.row.name, *marks])
 
 

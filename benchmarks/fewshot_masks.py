@@ -1,9 +1,8 @@
 """Masks and squares that `fewshot.py` makes itself, where no stage of univg does.
 
 In: folders of masks or pairs, a seed. Out: the shots' masks, bent; pairs and masks cut into squares
-of the size that a base draws; pairs stretched back to the size of the set,
-or with other labels. An item follows from its
-seed and number alone; what is there is not made again.
+of the size that a base draws; pairs stretched back to the size of the set, or with other labels. An
+item follows from its seed and number alone; what is there is not made again.
 """
 
 from __future__ import annotations

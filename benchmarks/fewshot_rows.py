@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 LONGEST_PX: dict[str, int] = {
-    # 999 px as it comes: a quarter of the vessels are 2.5 px wide there. Masks made 768 px and as
-    # large again lose 4 of 100 DSC; at 512 px, 8.
+    # 999 px as it comes: a quarter of the vessels are 2.5 px wide there. What masks lose
+    # at other sizes: `real_sets.py`.
     "CHASEDB1": 768,
     # 1168 px as it comes, a third of the original already: half of the vessels are 2 to 3 px wide.
     "HRF": 0,

@@ -21,7 +21,7 @@ from univg.masks import encode_mask, read_mask
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 MODULES = ("fewshot", "fewshot_data", "fewshot_masks", "fewshot_rows", "fewshot_steps")
-MODULES += ("fewshot_table", "segment_presets", "splits")
+MODULES += ("fewshot_table", "pair_agreement", "segment_presets", "splits")
 SIZE = 64
 PAIRS = 4
 TINY: dict[str, Any] = {
@@ -276,6 +276,21 @@ def test_presets_are_ranked_on_shots_alone(load, data, capsys, monkeypatch):
     presets.main(words)
     assert {p: p.stat().st_mtime_ns for p in work.rglob("model.safetensors")} == models
     assert read_csv(work / "segment_presets.csv") == rows
+
+
+def test_agreement_tells_borders_from_what_is_elsewhere(load):
+    compare = load("pair_agreement").compare
+    label, found = np.zeros((40, 40), bool), np.zeros((40, 40), bool)
+    label[10:14, 5:35] = True  # 120 pixels
+    found[11:15, 5:35] = True  # one row missed, one beside
+    found[30, 5:17] = True  # 12 pixels elsewhere
+    everywhere = np.ones((40, 40), bool)
+    dsc, *shares = compare(label, found, everywhere)
+    assert dsc == pytest.approx(2 * 90 / (120 + 132))
+    assert shares == pytest.approx([12 / 120, 30 / 120, 0, 30 / 120])
+    everywhere[30] = False
+    assert compare(label, found, everywhere)[1] == 0
+    assert compare(label & False, found, everywhere) is None
 
 
 @pytest.mark.slow
