@@ -24,8 +24,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from fewshot_chain import Asked, Job, lock_waiting
 from fewshot_rows import DEFAULT_ROWS, FIT, ROWS
-from fewshot_steps import Asked, Job, do_job, lock_waiting
+from fewshot_steps import do_job
 from fewshot_table import (
     describe_protocol,
     describe_tables,

@@ -122,6 +122,7 @@ ROWS: dict[str, Row] = {
     for row in (
         Row(name="plain", what="five shots as they are", fit=(("augment", "none"),)),
         Row(name="baseline", what="five shots, strong augmentation"),
+        Row(name="light", what="five shots, light augmentation", fit=(("augment", "light"),)),
         Row(name="baseline-half", what="`baseline` in half the steps", steps_share=0.5),
         Row(name="procedural", engine="procedural", what="`baseline` and procedural pairs"),
         Row(name="composite", engine="composite", what="`baseline` and composite pairs"),

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fewshot_chain import SharedChain, lock_waiting
 from fewshot_data import place_shots
 from fewshot_rows import LONGEST_PX
-from fewshot_steps import SharedChain, lock_waiting
 from splits import SPLITS
 
 from univg.config import to_plain

@@ -20,8 +20,15 @@ from univg.images import encode_image, read_image
 from univg.masks import encode_mask, read_mask
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
-MODULES = ("fewshot", "fewshot_data", "fewshot_masks", "fewshot_rows", "fewshot_steps")
-MODULES += ("fewshot_table", "pair_agreement", "segment_presets", "splits")
+MODULES = ("fewshot", "fewshot_chain", "fewshot_data", "fewshot_masks", "fewshot_pairs")
+MODULES += (
+    "fewshot_rows",
+    "fewshot_steps",
+    "fewshot_table",
+    "pair_agreement",
+    "segment_presets",
+    "splits",
+)
 SIZE = 64
 PAIRS = 4
 TINY: dict[str, Any] = {
