@@ -35,6 +35,8 @@ def choose_steps(asked: T, shots: int, adapt: Callable[[Any], Any]) -> T:
         raise UserError(f"--leave-one-out needs two shots at least, there is {shots}")
     if settings.hold_out:
         raise UserError("--leave-one-out holds each shot out in turn; leave --hold-out away")
+    if getattr(settings, "left_out", None) is not None:
+        raise UserError("--leave-one-out leaves each shot out in turn; leave --left-out away")
     folder = make_folder(folder_of(settings.out))
     is_first = is_first_process()
     curves = []

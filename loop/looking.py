@@ -50,12 +50,13 @@ def _validate(run: _Run) -> bool:
         return True
     losses = []
     run.network.eval()
-    with _averaged(run), torch.no_grad():
-        for number in range(run.rank, run.task.checks, run.world):
+    with _averaged(run), run.task.held(), torch.no_grad():
+        # The same samples go together whatever the number of processes.
+        for numbers in _group(run.task.checks, run.task.checks_at_once)[run.rank :: run.world]:
             if is_hurried(run):
                 break
-            batch = run.to_device(stack_samples([run.task.load_check(number)]))
-            losses.append(run.alone(batch).float().sum())
+            batch = run.to_device(stack_samples([run.task.load_check(n) for n in numbers]))
+            losses += run.alone(batch).float().unbind()
     run.network.train()
     if is_hurried(run):
         return False
@@ -70,6 +71,10 @@ def _validate(run: _Run) -> bool:
         if run.accelerator.is_main_process:
             _save_best(run)
     return True
+
+
+def _group(count: int, size: int) -> list[range]:
+    return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 def _save_best(run: _Run) -> None:
@@ -93,7 +98,7 @@ def _preview(run: _Run) -> bool:
     state, failed = get_randomness(), False
     run.network.eval()
     try:
-        with _averaged(run), torch.no_grad():
+        with _averaged(run), run.task.held(), torch.no_grad():
             picture = run.task.preview(run.step)
             figures = run.task.measure(run.step)
         if picture is not None:

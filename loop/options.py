@@ -67,7 +67,7 @@ class Training:
     preview_every: Annotated[int, Ge(0)] | None = None
     """Steps between previews, 0: none; default: a fifth of the run."""
     validate_every: Annotated[int, Ge(0)] | None = None
-    """Steps between validations, 0: none; default: a twentieth of the run."""
+    """Steps between validations, 0: none; default: a twentieth of the run, at least 20 steps."""
     tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
     """Where losses and previews go besides OUT/metrics.jsonl; wandb sends them to its servers."""
 
@@ -100,10 +100,10 @@ def fill_in(asked: T, presets: Mapping[str, Mapping[str, Any]], name: str) -> T:
 
 def _space_events(asked: T) -> T:
     steps = asked.max_steps or 1
-    spaced = {"save_every": 10, "preview_every": 5, "validate_every": 20}
+    spaced = {"save_every": (10, 1), "preview_every": (5, 1), "validate_every": (20, 20)}
     opened: dict[str, Any] = {
-        key: max(1, -(-steps // parts))
-        for key, parts in spaced.items()
+        key: max(least, -(-steps // parts))
+        for key, (parts, least) in spaced.items()
         if getattr(asked, key) is None
     }
     return dataclasses.replace(asked, **opened)

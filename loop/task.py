@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ class Task(abc.ABC):
     """How many training items there are; an epoch is each of them once."""
     checks: int = 0
     """How many validation samples there are."""
+    checks_at_once: int = 1
+    """How many of them go through the network together; more than one: they have one shape."""
     sees_batches: bool = False
     """The loss of a sample depends on what goes through the network with it."""
     loaders: int = 1
@@ -57,6 +60,10 @@ class Task(abc.ABC):
     def measure(self, step: int) -> Mapping[str, float]:  # noqa: ARG002
         """Return figures of what the network draws now; asked for with each preview."""
         return {}
+
+    def held(self) -> AbstractContextManager[None]:
+        """Within, no weight changes: what follows from the weights alone may be kept."""
+        return nullcontext()
 
     @abc.abstractmethod
     def save(self, folder: Path) -> list[Path]:

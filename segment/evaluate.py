@@ -139,7 +139,8 @@ def render_files(found: Evaluation, settings: Evaluate) -> dict[str, str]:
     return {
         "per_image.csv": list_images(found),
         "summary.csv": list_summaries(found),
-        "evaluation.json": json.dumps(document, indent=1, ensure_ascii=False) + "\n",
+        "evaluation.json": json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+        + "\n",
         "table.md": write_markdown(found),
         "table.tex": write_latex(found),
         "report.html": make_page(found, settings.truth, show=settings.show).html(),
@@ -193,3 +194,6 @@ def _check_out(settings: Evaluate) -> None:
     for folder in inputs:
         if folder is not None and folder.resolve() == settings.out.resolve():
             raise ConfigError(f"out is {settings.out}, a folder that is measured: give another one")
+    # Where another command has been, report.html and config.yaml are its own.
+    if (settings.out / "run.json").exists():
+        raise ConfigError(f"out is {settings.out}, the folder of another run: give another one")

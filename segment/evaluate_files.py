@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cv2
 
-from univg.errors import DataError, Problem
+from univg.errors import ConfigError, DataError, Problem
 from univg.images import PictureError, list_pictures, read_image
 from univg.manifest import MANIFEST_NAME, iterate_rows
 from univg.masks import BoolMask, inspect_mask
@@ -144,17 +144,20 @@ def measure_item(item: Item, measures: Measures) -> Measured | list[Problem]:
     for mask, probability in zip(predicted, levels, strict=True):
         assert mask is not None  # or there would be a problem
         chosen = _choose(measures.metrics, probability is not None)
-        values.append(
-            measure_pair(
-                mask,
-                facts,
-                fov=fov,
-                probability=probability,
-                metrics=chosen,
-                tolerance_px=measures.tolerance_px,
-                patch_px=measures.patch_px,
+        try:
+            values.append(
+                measure_pair(
+                    mask,
+                    facts,
+                    fov=fov,
+                    probability=probability,
+                    metrics=chosen,
+                    tolerance_px=measures.tolerance_px,
+                    patch_px=measures.patch_px,
+                )
             )
-        )
+        except ConfigError as error:
+            raise ConfigError(f"{item.truth}: {error}") from error
     return Measured(
         item=item,
         width_px=truth.shape[1],

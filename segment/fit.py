@@ -174,6 +174,13 @@ def _is_network_of(asked: Fit, card: WeightsCard) -> bool:
     return fill_options(card.network, options) == fill_options(card.network, card.options)
 
 
+def count_synthetic_steps(asked: Fit) -> int | None:
+    """Return after how many steps batches hold shots alone; None: never."""
+    if asked.synthetic_until is None or asked.synthetic_until >= 1:
+        return None
+    return round(asked.synthetic_until * (asked.max_steps or 0))
+
+
 def count_synthetic(batch: int, share: float, pairs: int) -> int:
     """Return how many samples of a batch are synthetic; at least one is real, but at share 1."""
     if not pairs:

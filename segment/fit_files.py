@@ -15,6 +15,7 @@ from univg.files import sha256_of_file
 from univg.loop import run_files
 
 from .data_store import hash_pairs
+from .fit import count_synthetic_steps
 from .start import find_start
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ SHOWN_FACTS = (
 
 def describe_run(asked: Fit, data: Data, threshold: float | None) -> dict[str, Any]:
     """Return what a resumed run must share with the first."""
-    start = find_start(asked.start_from)
+    start, until = find_start(asked.start_from), count_synthetic_steps(asked)
     return run_files.identify_run(
         asked,
         "segment fit",
@@ -43,6 +44,8 @@ def describe_run(asked: Fit, data: Data, threshold: float | None) -> dict[str, A
         **({"start": sha256_of_file(start)} if start else {}),
         preparation=data.how.plain(),
         threshold=threshold,
+        # A run that is made longer would else end its synthetic part elsewhere.
+        **({} if until is None else {"synthetic_steps": until}),
         data={
             "shots": hash_pairs(data.real),
             "held_out": hash_pairs(data.held_out),

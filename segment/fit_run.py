@@ -23,7 +23,7 @@ from univg.manifest import claim_folder, lock_folder
 from univg.pairs import Pair
 
 from .data_store import Store
-from .fit import Fit, count_synthetic, parse_options, resolve
+from .fit import Fit, count_synthetic, count_synthetic_steps, parse_options, resolve
 from .fit_data import Data, arrange, choose_cut, read_masks, read_pairs
 from .fit_files import (
     LIBRARIES,
@@ -128,6 +128,7 @@ def _fit(
     data = arrange(asked, shots, synthetic)
     make_folder(asked.out)
     accelerator = make_accelerator(asked)
+    task = make_task(asked, data, threshold)  # a network that cannot be built claims no folder
     with contextlib.ExitStack() as stack:
         if accelerator.is_main_process:
             stack.enter_context(lock_folder(asked.out))
@@ -135,7 +136,6 @@ def _fit(
             write_atomic(asked.out / "config.yaml", to_yaml(asked).encode())
             run_files.write_environment(asked.out, accelerator, LIBRARIES)
         accelerator.wait_for_everyone()
-        task = make_task(asked, data, threshold)
         return _train(asked, data, task, accelerator)
 
 
@@ -185,13 +185,6 @@ def make_task(asked: Fit, data: Data, threshold: float | None = None) -> Segment
     )
     task.fixed_threshold = threshold
     return task
-
-
-def count_synthetic_steps(asked: Fit) -> int | None:
-    """Return after how many steps batches hold shots alone; None: never."""
-    if asked.synthetic_until is None or asked.synthetic_until >= 1:
-        return None
-    return round(asked.synthetic_until * (asked.max_steps or 0))
 
 
 def is_fixed(network: str) -> bool:

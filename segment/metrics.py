@@ -270,9 +270,21 @@ def measure_pair(
 def _load_metric(name: str) -> tuple[str, Metric]:
     function = load_function(name, "metrics", ", ".join(METRICS))
     function_name = name.rpartition(":")[2]
+
+    def measure(pair: MaskPair) -> float:
+        # Copies: whatever it does to them, other metrics see the masks as they are.
+        masks = pair.prediction.mask.copy(), pair.truth.mask.copy()
+        try:
+            return float(function(*masks))
+        except (Exception, SystemExit) as error:  # it may fail in any way, and is theirs to mend
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise ConfigError(
+                f"metrics is {name!r}: {function_name} fails with {reason}"
+            ) from error
+
     return function_name, Metric(
         title=function_name,
-        measure=lambda pair: function(pair.prediction.mask, pair.truth.mask),
+        measure=measure,
         higher_is_better=bool(getattr(function, "higher_is_better", True)),
         percent=False,
         digits=4,

@@ -56,12 +56,17 @@ class Segmenter(nn.Module):
         columns, left = _pad_places(width, self.multiple_px, image.device)
         if is_exported() or rows.shape[0] != height or columns.shape[0] != width:
             image = image.index_select(2, rows).index_select(3, columns)
-        outputs = self.body(image)
-        logits = torch.cat(list(outputs), 1) if isinstance(outputs, list | tuple) else outputs
+        logits = self.run_body(image)
         if not self.training:
             logits = logits[:, :1]
         result: Tensor = logits[:, :, top : top + height, left : left + width]
         return result
+
+    def run_body(self, image: Tensor) -> Tensor:
+        """Return all maps of the body for an image whose sides it takes."""
+        outputs = self.body(image)
+        maps: Tensor = torch.cat(list(outputs), 1) if isinstance(outputs, list | tuple) else outputs
+        return maps
 
 
 def is_exported() -> bool:

@@ -33,6 +33,8 @@ Up = Literal["transposed", "bilinear"]
 
 MONAI = "monai"
 PROBE_PX = 64
+PROBED = 2
+"""Images: statistics of one alone may not be defined."""
 
 
 @validate_call
@@ -294,7 +296,10 @@ def _build_own(
         raise ConfigError(
             f"network {name}: {error}; it is called with channels_in and {list(given)}"
         ) from error
-    body = build(channels_in, **given)
+    try:
+        body = build(channels_in, **given)
+    except Exception as error:  # it may fail in any way, and is theirs to mend
+        raise ConfigError(f"network {name}: fails when it is built: {_reason(error)}") from error
     if not isinstance(body, nn.Module):
         raise ConfigError(f"network {name}: returned a {type(body).__name__}, not a torch Module")
     return body
@@ -305,18 +310,33 @@ def _probe(network: Segmenter) -> None:
     import torch
 
     high, wide = network.size or (PROBE_PX, PROBE_PX)
-    network.eval()
-    with torch.no_grad():
-        try:
-            shape = tuple(network(torch.zeros(1, network.channels_in, high, wide)).shape)
-        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-            raise ConfigError(
-                f"network {network.name}: fails on an image of {high} x {wide} pixels with "
-                f"{network.channels_in} channel(s): {' '.join(str(error).split())}"
-            ) from error
+    image = torch.zeros(PROBED, network.channels_in, high, wide)
+    kept = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        for training in (False, True):
+            network.train(training)
+            try:
+                shape = tuple(network.run_body(image).shape)
+            except Exception as error:  # it may fail in any way, and is theirs to mend
+                raise ConfigError(
+                    f"network {network.name}: fails on an image of {high} x {wide} pixels with "
+                    f"{network.channels_in} channel(s){', in training' if training else ''}: "
+                    f"{_reason(error)}"
+                ) from error
+            # Maps that only the loss looks at may be left out when it is used.
+            counts = {len(network.output_weights)} | (set() if training else {1})
+            if shape not in {(PROBED, count, high, wide) for count in counts}:
+                raise ConfigError(
+                    f"network {network.name}: gives {shape} for {PROBED} images of {high} x {wide} "
+                    "pixels; it must give one map of logits each, "
+                    f"{(PROBED, len(network.output_weights), high, wide)}"
+                )
+        for name, buffer in network.named_buffers():  # statistics that it took of this image
+            buffer.copy_(kept[name])
     network.train()
-    if shape != (1, 1, high, wide):
-        raise ConfigError(
-            f"network {network.name}: gives {shape} for an image of {high} x {wide} pixels; "
-            f"it must give one map of logits, {(1, 1, high, wide)}"
-        )
+    if not any(weight.requires_grad for weight in network.parameters()):
+        raise ConfigError(f"network {network.name}: has no weight that can be trained")
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -76,10 +76,15 @@ def load_onnx(source: Path | bytes) -> tuple[Any, WeightsCard]:
         )
     except Exception as error:  # its errors have no class of their own that Python code can name
         raise DataError(f"{name}: onnxruntime cannot read it ({error}); export it again") from error
-    card = session.get_modelmeta().custom_metadata_map.get(KEY)
-    if card is None:
+    text = session.get_modelmeta().custom_metadata_map.get(KEY)
+    if text is None:
         raise DataError(f"{name}: holds no card; give a file that univg exported")
-    return session, parse_card(card, name)
+    card = parse_card(text, name)
+    takes = {each.name: each.shape for each in session.get_inputs()}
+    gives = {each.name for each in session.get_outputs()}
+    if set(takes) != {INPUT} or OUTPUT not in gives or takes[INPUT][1] != card.channels_in:
+        raise DataError(f"{name}: its inputs and outputs are not those of its card; export it anew")
+    return session, card
 
 
 def run_onnx(session: Any, image: np.ndarray) -> np.ndarray:

@@ -44,7 +44,7 @@ class Predict:
     model: Path
     """File that `univg segment fit` wrote, its run folder, or an .onnx file."""
     images: Path
-    """Folder of images, of any size and depth, grey or colour; or one that holds images/."""
+    """Folder of images of any size, 8 or 16 bits, grey or colour; or one that holds images/."""
     out: Path
     """Folder to write; new, empty, or of the same run."""
     threshold: Annotated[float, Gt(0), Lt(1)] | None = None
@@ -94,13 +94,14 @@ def run(asked: Predict) -> PredictResult:
     from univg.executors import Pipeline
     from univg.run_folder import fill_folder
 
-    from .predict_folder import PredictMaker, list_images
+    from .predict_folder import PredictMaker, list_images, require_views
 
     asked = check(asked)
     if asked.out.resolve() == asked.images.resolve():
         raise DataError(f"{asked.out}: is the folder of the images; choose another --out")
     listed = list_images(asked.images, asked.skip_bad)
     predictor = open_model(asked)
+    listed = require_views(listed, predictor.how, asked.skip_bad)
     for line in listed.notes(predictor.how):
         print(line)  # noqa: T201
     maker = PredictMaker(predictor, listed.items, identity_of(asked, listed))

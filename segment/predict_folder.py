@@ -19,7 +19,7 @@ from univg.errors import DataError, Problem, ProblemReport
 from univg.files import sha256_of_file
 from univg.images import ImageArray, PictureError, encode_image, list_pictures, read_image
 from univg.masks import BoolMask, encode_mask, inspect_mask
-from univg.pairs import match_stems
+from univg.pairs import DEFAULT_SUFFIXES, match_stems, strip_stem
 from univg.run_folder import Made, Maker
 
 from .data import Preparation, Prepared, is_coloured
@@ -79,8 +79,8 @@ def list_images(folder: Path, skip_bad: bool = False) -> Listed:
     paths = list_pictures(inner if inner.is_dir() else folder)
     if not paths:
         raise DataError(f"{folder}: holds no picture (png, tif, gif, bmp, ppm or jpg); check it")
-    views = _find_views(folder, paths)
-    problems = _find_doubles(paths)
+    views, problems = _find_views(folder, paths)
+    problems += _find_doubles(paths)
     doubled = {problem.path for problem in problems}
     items: list[Item] = []
     with ThreadPoolExecutor(THREADS) as pool:
@@ -95,6 +95,27 @@ def list_images(folder: Path, skip_bad: bool = False) -> Listed:
     if not items:
         raise ProblemReport(problems, f"{folder}: none of its images can be used")
     return Listed(items, problems)
+
+
+def require_views(listed: Listed, how: Preparation, skip_bad: bool = False) -> Listed:
+    """Return `listed` without images that lack a field of view, where the model needs theirs."""
+    if how.fov != "given":
+        return listed
+    lacking = [
+        Problem(
+            path=item.path,
+            kind="unmatched",
+            detail="has no field of view of its name in fov/",
+            remedy="add it, or take --fov auto",
+        )
+        for item in listed.items
+        if item.fov is None
+    ]
+    items = [item for item in listed.items if item.fov is not None]
+    if lacking and not (skip_bad and items):
+        count = f"{len(lacking)} of {len(listed.items)} images lack a field of view"
+        raise ProblemReport(lacking, f"{count}; --skip-bad leaves them out")
+    return Listed(items, [*listed.problems, *lacking])
 
 
 class PredictMaker(Maker):
@@ -167,11 +188,23 @@ class PredictMaker(Maker):
         return Made(index, files, row)
 
 
-def _find_views(folder: Path, paths: Sequence[Path]) -> dict[Path, Path]:
+def _find_views(folder: Path, paths: Sequence[Path]) -> tuple[dict[Path, Path], list[Problem]]:
+    """Return the field of view of each image that has one, and images with two of them."""
     place = folder / "fov"
     if not place.is_dir():
-        return {}
-    return {image: view for _, image, view in match_stems(paths, list_pictures(place)).pairs}
+        return {}, []
+    matching = match_stems(paths, list_pictures(place))
+    found = {image: view for _, image, view in matching.pairs}
+    doubled = {strip_stem(each[0].stem, DEFAULT_SUFFIXES).casefold(): each
+               for each in matching.duplicates if each[0].parent == place}  # fmt: skip
+    problems = []
+    for path in paths:
+        if views := doubled.get(strip_stem(path.stem, DEFAULT_SUFFIXES).casefold()):
+            detail = f"has {len(views)} fields of view: {', '.join(view.name for view in views)}"
+            problems.append(
+                Problem(path=path, kind="duplicate", detail=detail, remedy="keep one of them")
+            )
+    return found, problems
 
 
 def _find_doubles(paths: Sequence[Path]) -> list[Problem]:
@@ -200,6 +233,9 @@ def _look_at(path: Path, fov: Path | None) -> Item | Problem:
                 detail = f"its field of view is {wide}x{high} px, the image "
                 detail += f"{image.shape[1]}x{image.shape[0]} px"
                 return Problem(path=path, kind="size", detail=detail, remedy="give one that fits")
+            if not view.mask.any():
+                detail = f"its field of view {fov.name} is empty"
+                return Problem(path=path, kind="empty", detail=detail, remedy="give another")
             digest = hashlib.sha256((digest + sha256_of_file(fov)).encode()).hexdigest()
     except PictureError as error:
         return error.problem

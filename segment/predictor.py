@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ from univg.errors import ConfigError, DataError
 from univg.images import ImageArray
 from univg.masks import BoolMask
 
-from .data import Preparation, Prepared, View, choose_view, prepare_image
+from .data import Channels, Preparation, Prepared, View, choose_view, prepare_image
 from .predict_tiles import Logits, predict_probability
 from .weights import WeightsCard, load_network
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Float32 = npt.NDArray[np.float32]
 ONNX = ".onnx"
 DEFAULT_TILE_PX = 512
+LARGEST_PX = 8192
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def load_predictor(
         raise ConfigError(f"tile_px is {tile_px}: take a multiple of 32")
     return Predictor(
         card=card,
-        logits_of=logits_of,
+        logits_of=_checked(logits_of, model),
         how=how,
         tile_px=tile_px or trained_px,
         fixed=fixed,
@@ -139,7 +140,8 @@ def read_facts(card: WeightsCard, model: Path) -> tuple[Preparation, int, bool]:
             channels=how["channels"], longest_px=int(how["longest_px"]), fov=how["fov"]
         )
         tile, fixed = int(card.facts["tile_px"]), bool(card.facts["tile_fixed"])
-    except (KeyError, TypeError, ValueError) as error:
+        _check_facts(prepared, tile, fixed)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise DataError(
             f"{model}: does not say how its images are prepared ({error!r}); give weights that "
             "`univg segment fit` wrote"
@@ -149,6 +151,16 @@ def read_facts(card: WeightsCard, model: Path) -> tuple[Preparation, int, bool]:
             f"{model}: takes {card.channels_in} channels and says {prepared.channels}; train again"
         )
     return prepared, tile, fixed
+
+
+def _check_facts(how: Preparation, tile_px: int, fixed: bool) -> None:
+    """Raise ValueError for what no training writes."""
+    if how.channels not in get_args(Channels) or how.fov not in get_args(View):
+        raise ValueError(f"channels {how.channels}, fov {how.fov}")
+    if not 0 <= how.longest_px <= LARGEST_PX:
+        raise ValueError(f"longest side {how.longest_px} px")
+    if not 1 <= tile_px <= LARGEST_PX or (tile_px % 32 and not fixed):
+        raise ValueError(f"tiles of {tile_px} px")
 
 
 def choose_device(asked: str) -> str:
@@ -161,6 +173,21 @@ def choose_device(asked: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     require_device(asked)
     return asked
+
+
+def _checked(logits_of: Logits, model: Path) -> Logits:
+    """Return `logits_of` that refuses a model which gives no map of numbers."""
+
+    def run(tiles: Float32) -> Float32:
+        found = logits_of(tiles)
+        wanted = (len(tiles), 1, *tiles.shape[2:])
+        if found.shape != wanted:
+            raise DataError(f"{model}: gives {found.shape} where {wanted} is expected; export anew")
+        if not np.isfinite(found).all():
+            raise DataError(f"{model}: gives values that are no numbers; copy it or train it again")
+        return found
+
+    return run
 
 
 def _run_torch(network: Segmenter, device: str) -> Logits:

@@ -56,7 +56,7 @@ def to_json(found: Evaluation) -> dict[str, Any]:
         for name, metric in found.metrics.items()
     }
     tests = {
-        name: {**dataclasses.asdict(test), "permutation_p_corrected": found.corrected[name]}
+        name: _nulls({**dataclasses.asdict(test), "permutation_p_corrected": found.corrected[name]})
         for name, test in found.tests.items()
     }
     return {
@@ -73,7 +73,7 @@ def to_json(found: Evaluation) -> dict[str, Any]:
         "seed": found.seed,
         "metrics": rules,
         "summaries": {
-            name: {metric: dataclasses.asdict(summary) for metric, summary in of_method.items()}
+            name: {metric: _nulls(dataclasses.asdict(one)) for metric, one in of_method.items()}
             for name, of_method in found.summaries.items()
         },
         "tests": tests,
@@ -229,8 +229,8 @@ def _latex_cell(found: Evaluation, method: str, key: str) -> str:
 
 def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """Return an aligned table; the first row is the heading, the first column text."""
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    rows = [[" ".join(cell.replace("|", "\\|").split("\n")) for cell in row] for row in rows]
+    widths = [max(2, *(len(row[k]) for row in rows)) for k in range(len(rows[0]))]
     rule = ["-" * widths[0]] + ["-" * (width - 1) + ":" for width in widths[1:]]
     lines = []
     for row in [rows[0], rule, *rows[1:]]:
@@ -256,11 +256,15 @@ def _show(value: float | None) -> str:
 
 
 def _null(value: float | None) -> float | None:
-    return None if value is None or math.isnan(value) else value
+    return None if value is None or not math.isfinite(value) else value
+
+
+def _nulls(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: _null(v) if isinstance(v, float) else v for key, v in values.items()}
 
 
 def _cell(value: float | None) -> str:
-    return "" if _null(value) is None else repr(value)
+    return "" if value is None or math.isnan(value) else repr(value)
 
 
 def _csv(rows: Iterable[Sequence[object]]) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 KEY = "univg-segmenter"
 FORMAT = 1
 SUFFIX = ".safetensors"
+MOST_CHANNELS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,19 +90,41 @@ def load_network(path: Path, own: str | None = None) -> tuple[Segmenter, Weights
     check_trusted(card, path, own)
     try:
         network = build_network(card.network, card.channels_in, card.size, **card.options)
-    except ConfigError as error:
-        raise DataError(f"{path}: {error}") from error
+    except (ConfigError, MemoryError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: its network cannot be built: {reason}") from error
     fill_network(network, read_tensors(path), path)
     return network.eval(), card
 
 
 def check_trusted(card: WeightsCard, path: Path, own: str | None) -> None:
-    """Refuse a network that is a user's own code, unless the user names it in `own`."""
-    if ":" in card.network and not card.network.startswith(f"{MONAI}:") and own != card.network:
+    """Refuse a network that is a user's own code, unless the user names it in `own`.
+
+    So too one of MONAI with options that may read files or ask the network for weights.
+    """
+    if own == card.network or ":" not in card.network:
+        return
+    if not card.network.startswith(f"{MONAI}:"):
         raise ConfigError(
             f"{path}: was trained with {card.network}, code that univg runs only if you name it; "
             f"if you trust it, say --network {card.network}"
         )
+    odd = [name for name, value in card.options.items() if _may_fetch(name, value)]
+    if odd:
+        raise ConfigError(
+            f"{path}: its option {odd[0]} may read other files or use the network; if you trust "
+            f"it, say --network {card.network}"
+        )
+
+
+def _may_fetch(name: str, value: Any) -> bool:
+    words = ("pretrain", "path", "file", "url", "weight", "download", "checkpoint")
+    if isinstance(value, Mapping):
+        return any(_may_fetch(f"{name} {key}", inner) for key, inner in value.items())
+    if isinstance(value, list):
+        return any(_may_fetch(name, inner) for inner in value)
+    strange = isinstance(value, str) and not value.replace("_", "").isalnum()
+    return strange or any(word in name.lower() for word in words)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -117,10 +140,10 @@ def read_card(path: Path) -> WeightsCard:
     """Read the card alone, without torch."""
     from safetensors import SafetensorError, safe_open
 
-    if path.suffix.lower() != SUFFIX:
-        raise DataError(f"{path}: is not a {SUFFIX} file; univg reads no pickles, train it again")
     if not path.is_file():
         raise DataError(f"{path}: no such file; give weights that `univg segment fit` wrote")
+    if path.suffix.lower() != SUFFIX:
+        raise DataError(f"{path}: is not a {SUFFIX} file; univg reads no pickles, train it again")
     try:
         with safe_open(path, framework="numpy") as stream:
             metadata = stream.metadata() or {}
@@ -168,18 +191,32 @@ def parse_card(text: str, source: str) -> WeightsCard:
         if plain["format"] > FORMAT:
             raise DataError(f"{source}: is of a later univg (format {plain['format']}); update")
         size = plain["size"]
-        return WeightsCard(
-            network=str(plain["network"]),
-            channels_in=int(plain["channels_in"]),
-            options=dict(plain["options"]),
-            size=(int(size[0]), int(size[1])) if size else None,
-            threshold=float(plain["threshold"]),
-            facts=dict(plain["facts"]),
+        return _check_card(
+            WeightsCard(
+                network=str(plain["network"]),
+                channels_in=int(plain["channels_in"]),
+                options=dict(plain["options"]),
+                size=(int(size[0]), int(size[1])) if size else None,
+                threshold=float(plain["threshold"]),
+                facts=dict(plain["facts"]),
+            )
         )
-    except (ValueError, TypeError, KeyError, IndexError) as error:
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise DataError(
             f"{source}: its card cannot be read ({error!r}); copy or make it again"
         ) from error
+
+
+def _check_card(card: WeightsCard) -> WeightsCard:
+    """Return `card`, or raise ValueError for what no training writes."""
+    if not 0.0 < card.threshold < 1.0:
+        raise ValueError(f"threshold {card.threshold}")
+    if not 1 <= card.channels_in <= MOST_CHANNELS:
+        raise ValueError(f"{card.channels_in} channels")
+    taken = sorted(card.options.keys() & {"name", "channels_in", "size", "seed"})
+    if taken:
+        raise ValueError(f"an option called {taken[0]}")
+    return card
 
 
 def own_tensors(network: Segmenter) -> dict[str, Tensor]:

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from univg.errors import DataError
 from univg.sd import build_pipeline, load_base, save_base
-from univg.sd_adapter import Adapter, LohaPart, merge_adapters, name_modules, read_as_adapter
+from univg.sd_adapter import Adapter, merge_adapters, name_modules, read_as_adapter
+from univg.sd_adapter_parts import LohaPart
 from univg.sd_checkpoint import build_sd15_on_meta
 from univg.testing import fill_weights, tiny_base
 from univg.train.adapters import (
@@ -476,7 +477,7 @@ def test_merging_several_rounds_once():
 
 
 def test_the_memory_saving_product_has_the_right_gradients():
-    from univg.sd_adapter import _Hadamard
+    from univg.sd_adapter_parts import _Hadamard
 
     generator = torch.Generator().manual_seed(0)
     shapes = [(5, 2), (2, 6), (5, 2), (2, 6)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from univg.sd_adapter import Adapter, LohaPart
+from univg.sd_adapter import Adapter
+from univg.sd_adapter_parts import LohaPart
 from univg.testing import fill_weights
 
 
@@ -90,3 +91,28 @@ def test_a_ridden_module_compiles_in_one_piece():
     compiled = torch.compile(root.conv_in, backend="eager", fullgraph=True)
     with torch.no_grad():
         assert close(compiled(x), root.conv_in(x))
+
+
+@pytest.mark.parametrize("kind", ["conv", "linear"])
+def test_what_is_held_is_the_same_and_forgotten_afterwards(kind):
+    root, adapters, x = ride(kind, 1)
+    part = next(adapters[0].named_parts())[1]
+    with torch.no_grad():
+        before = root.conv_in(x)
+        with adapters[0].held():
+            first = root.conv_in(x)
+            assert list(part.kept) == [x.dtype]
+            assert torch.equal(root.conv_in(x), before)
+        assert torch.equal(first, before)
+        assert part.kept is None
+        part.w1_a.mul_(2)
+        assert not close(root.conv_in(x), before, 1e-3)
+
+
+def test_strength_may_change_while_held():
+    root, adapters, x = ride("conv", 1)
+    plain = type(root.conv_in).forward(root.conv_in, x)
+    with torch.no_grad(), adapters[0].held():
+        whole = root.conv_in(x) - plain
+        adapters[0].strength = 0.5
+        assert close(root.conv_in(x) - plain, whole / 2, 1e-5)

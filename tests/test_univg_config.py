@@ -244,3 +244,38 @@ def test_empty_yaml_is_no_settings(tmp_path):
 def test_yaml_is_written_in_the_order_of_the_fields():
     written = list(yaml.safe_load(to_yaml(Picture(out=Path("a")))))
     assert written == [f.name for f in dataclasses.fields(Picture)]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("out: a\ncount: 3\ncount: 4\n", "count stands twice"),
+        ("out: a\nbrush: {tip: flat, tip: round}\n", "tip stands twice"),
+        ("out: a\ncount: true\n", "count is True: a number is expected"),
+        ("out: a\nshare: yes\n", "share is True: a number is expected"),
+        ("out: ''\n", "out is '': give a path"),
+        ("out: a\nreal: ' '\n", "real is ' ': give a path"),
+        ('out: "a\\0b"\n', "give a path"),
+    ],
+)
+def test_what_yaml_lets_pass_is_refused(tmp_path, text, named):
+    path = write_yaml(tmp_path, text)
+    for read in (lambda: read_settings(Picture, path),
+                 lambda: parse(Picture, ["--config", str(path)], "p")):  # fmt: skip
+        with pytest.raises(ConfigError, match=named) as caught:
+            read()
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_home_folder_is_found_and_flags_may_be_true(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    path = write_yaml(tmp_path, "out: ~/study\nstrict: true\n")
+    found = read_settings(Picture, path)
+    assert found.out == tmp_path / "study" and found.strict is True
+
+
+@pytest.mark.parametrize("words", [["--out", ""], ["--out="], ["--out", "a", "--real", ""]])
+def test_an_empty_path_on_the_command_line_is_refused(words):
+    with pytest.raises(ConfigError, match=f"{words[-2] if words[-1] == '' else '--out'} is empty"):
+        parse(Picture, words, "p")

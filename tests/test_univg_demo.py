@@ -16,7 +16,7 @@ from test_univg_report import assert_stands_alone
 
 from univg import demo_engines
 from univg.cli import main
-from univg.demo import Demo, _make_engines, distance_matrix, run
+from univg.demo import PACES, Demo, _make_engines, distance_matrix, plan, resolve, run
 from univg.demo_engine_page import (
     PARTS,
     add_answer_section,
@@ -83,7 +83,7 @@ def step_of(settings, name: str) -> Path:
 
 
 def wanted_of(settings, **changes) -> demo_engines.Wanted:
-    names = [field.name for field in dataclasses.fields(demo_engines.Wanted)]
+    names = [each.name for each in dataclasses.fields(demo_engines.Wanted) if each.name != "lean"]
     return demo_engines.Wanted(**{**{name: getattr(settings, name) for name in names}, **changes})
 
 
@@ -292,6 +292,17 @@ def test_times_of_a_broken_try_count_until_a_part_is_done(tmp_path):
     with demo_engines.timed(tmp_path, "part"):
         pass
     assert demo_engines.read_times(tmp_path)["part"] == second
+
+
+@pytest.mark.parametrize(("precision", "pace"), [("no", "lean"), ("bf16", "whole")])
+def test_a_slow_processor_does_less(monkeypatch, precision, pace):
+    monkeypatch.setattr("univg.sd_compute.choose_precision", lambda asked: precision)
+    found = resolve(Demo(pairs=99))
+    assert found.pace == pace and found.pairs == 99
+    assert found.mask_steps == PACES[pace]["mask_steps"]
+    assert f"{found.segment_steps} steps each" in plan(Demo())
+    assert resolve(Demo(pace="whole")).refine_steps == PACES["whole"]["refine_steps"]
+    assert resolve(Demo(masks_only=True)).pace == "whole"
 
 
 def test_without_the_packages_the_page_says_so_in_one_line(tmp_path, monkeypatch, capsys):

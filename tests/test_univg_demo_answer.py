@@ -67,6 +67,14 @@ def test_the_verdict_is_that_of_the_interval(gains, said):
     assert f"{sum(g > 0 for g in gains)} of 6 test images are better" in told
 
 
+def test_a_verdict_needs_interval_and_permutation_test():
+    """Six images of which all but one lie a little lower: the interval leaves 0 out, p is 0.06."""
+    gains = [-0.004, -0.003, -0.002, -0.004, -0.001, 0.0002]
+    head, told = judge_gain(answer_of(BEFORE, [b + g for b, g in zip(BEFORE, gains, strict=True)]))
+    assert head == "Not shown" and "which may be chance" in told and "p 0.0" in told
+    assert "(95 % interval -" in told and " to -" in told
+
+
 def test_few_test_images_get_no_verdict():
     head, told = judge_gain(answer_of([0.5], [0.9]))
     assert head == "Too few test images to say" and told.startswith("From 50.00 to 90.00 DSC")

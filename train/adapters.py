@@ -15,15 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from univg.sd_adapter import (
-    SAMPLING_STRENGTH,
-    Adapter,
-    LohaPart,
-    LoraPart,
-    Part,
-    load_adapter,
-    merge_adapters,
-)
+from univg.sd_adapter import SAMPLING_STRENGTH, Adapter, load_adapter, merge_adapters
+from univg.sd_adapter_parts import LohaPart, LoraPart, Part
 
 if TYPE_CHECKING:
     from univg.sd import Base

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ import torch
 
 from univg.loop.task import Preview, Sample, Task
 from univg.resize import Fit
+from univg.sd_adapter import Adapter
 from univg.seeds import rng_for
 
 from .diffusion import CHECK_TIMES, DenoisingLoss
@@ -66,6 +68,9 @@ class EngineTask(Task):
         self.schedule, self.steered = module.schedule, module.control is not None
         self.items = len(pattern) * max(len(group) for group in groups)
         self.checks = len(held_out) * len(CHECK_TIMES)
+        # On a CPU one at a time is slow; on a GPU there may be no room for more.
+        on_cpu = module.schedule.alphas.device.type == "cpu"
+        self.checks_at_once = len(CHECK_TIMES) if on_cpu else 1
         trained = {picture.path for group in groups for picture in group}
         self.is_held_out = bool(held_out) and not any(p.path in trained for p in held_out)
 
@@ -105,6 +110,11 @@ class EngineTask(Task):
             assert picture.mask_path is not None
             sample["control"] = self.read_control(picture.mask_path, k)
         return sample
+
+    def held(self) -> AbstractContextManager[None]:
+        """Within, no weight changes: the adapter's changes are made once."""
+        adapter = self.module.adapter
+        return adapter.held() if isinstance(adapter, Adapter) else nullcontext()
 
     def name_items(self, items: Sequence[int]) -> list[str]:
         """Return the files behind `items`."""

@@ -141,10 +141,11 @@ def adapt_masks(asked: AdaptMasks) -> Outcome:
         seen = {picture.path for picture in trained}
         masks = [shot.mask for shot in shots if shot.files["mask"] in seen]
         adapter.strength = asked.strength
-        cut = learn_cut(session, asked, prompt, masks)
-        card = write_engine(session, "masks", prompt, [*under, own], cut=cut)
-        if card is not None and asked.report_samples:
-            report_masks(session, outcome, shots, prompt, card.cut)
+        with adapter.held():
+            cut = learn_cut(session, asked, prompt, masks)
+            card = write_engine(session, "masks", prompt, [*under, own], cut=cut)
+            if card is not None and asked.report_samples:
+                report_masks(session, outcome, shots, prompt, card.cut)
         return outcome
 
 

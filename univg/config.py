@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -83,6 +84,19 @@ def from_plain(cls: type[T], values: Mapping[str, Any], source: str = "") -> T:
         raise ConfigError(_explain(error.errors(), cls, source)) from error
 
 
+class _Once(yaml.SafeLoader):
+    """Reads plain values, and refuses a name that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = [key for key in dict.fromkeys(names) if key != "<<" and names.count(key) > 1]
+        if twice:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{twice[0]} stands twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping; a missing or damaged file gives one clear line."""
     try:
@@ -91,7 +105,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise ConfigError(f"{path}: cannot be read as YAML ({reason})") from error
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, Loader=_Once)
     except yaml.YAMLError as error:
         where = " ".join(str(error).split())
         raise ConfigError(f"{path}: is not YAML: {where}") from error
@@ -104,12 +118,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def read_settings(cls: type[T], path: Path) -> T:
     """Read a complete `cls` from a YAML file."""
-    return from_plain(cls, read_yaml(path), str(path))
+    return from_plain(cls, _prepare(cls, read_yaml(path), str(path)), str(path))
 
 
 def parse(cls: type[Any], words: Sequence[str], prog: str) -> Invocation:
     """Read the command-line `words` into a `cls`, over the YAML file that `--config` names."""
     config_path = _find_config(words)
+    _refuse_empty(cls, words)
     defaults = _partial(cls, read_yaml(config_path), str(config_path)) if config_path else None
     line = dataclasses.make_dataclass(
         cls.__name__,
@@ -149,6 +164,7 @@ def _find_config(words: Sequence[str]) -> Path | None:
 def _partial(cls: type[Any], values: dict[str, Any], source: str) -> Any:
     """Build a `cls` in which what `values` leaves out is the default, or asked for by tyro."""
     adapter = TypeAdapter(cls)
+    values = _prepare(cls, values, source)
     try:
         given = adapter.validate_python(values)
     except ValidationError as error:
@@ -170,6 +186,38 @@ def _partial(cls: type[Any], values: dict[str, Any], source: str) -> Any:
         if f.name in values
     }
     return cls(**typed, **missing)
+
+
+def _prepare(cls: type[Any], values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return what a file says, `~` resolved; what the types would let pass is refused."""
+    types, prepared, wrong = get_type_hints(cls, include_extras=True), dict(values), []
+    for name, value in values.items():
+        kind = types.get(name)
+        if isinstance(value, bool) and _holds(kind, int, float) and not _holds(kind, bool):
+            wrong.append(f"{name} is {value}: a number is expected")
+        if isinstance(value, str) and _holds(kind, Path):
+            if not value.strip() or "\0" in value:
+                wrong.append(f"{name} is {value!r}: give a path, or leave it out")
+            prepared[name] = os.path.expanduser(value)  # noqa: PTH111 - a Path of "" would be "."
+    if wrong:
+        raise ConfigError(f"{source}: {'; '.join(wrong)}")
+    return prepared
+
+
+def _refuse_empty(cls: type[Any], words: Sequence[str]) -> None:
+    """Refuse an empty path, as of a shell variable that is not set: it would mean this folder."""
+    types = get_type_hints(cls, include_extras=True)
+    for before, word in zip(["", *words], words, strict=False):
+        option, _, value = word.partition("=") if word.startswith("--") else (before, "", word)
+        is_given = "=" in word if word.startswith("--") else True
+        name = option.removeprefix("--").replace("-", "_")
+        if is_given and not value and option.startswith("--") and _holds(types.get(name), Path):
+            raise ConfigError(f"{option} is empty: give a path")
+
+
+def _holds(annotation: Any, *kinds: type[Any]) -> bool:
+    """Whether one of `kinds` is, or is part of, an annotation."""
+    return annotation in kinds or any(_holds(inner, *kinds) for inner in get_args(annotation))
 
 
 def _field_type(cls: type[Any], name: str) -> Any:

@@ -8,11 +8,12 @@ nothing is ever deleted.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
@@ -54,22 +55,56 @@ class Demo:
     """Leave the engines out: less than a minute instead of several."""
     base: str = "nano"
     """Base whose engines are adapted, as for `univg train adapt-masks`."""
-    mask_steps: Annotated[int, Ge(1)] = 150
+    pace: Literal["auto", "whole", "lean"] = "auto"
+    """How much is done where the settings below leave it open: whole, or lean, a third of it. auto:
+    whole with a GPU or a processor that computes bf16, else lean; either takes some ten minutes on
+    two cores."""
+    mask_steps: Annotated[int, Ge(1)] | None = None
     """Steps of the mask engine's adaptation."""
-    image_steps: Annotated[int, Ge(1)] = 150
+    image_steps: Annotated[int, Ge(1)] | None = None
     """Steps of the image engine's adaptation."""
-    refine_steps: Annotated[int, Ge(0)] = 600
+    refine_steps: Annotated[int, Ge(0)] | None = None
     """Steps of its refiner, which brings back what the autoencoder loses."""
-    segment_steps: Annotated[int, Ge(1)] = 150
+    segment_steps: Annotated[int, Ge(1)] | None = None
     """Steps of each segmenter."""
-    pairs: Annotated[int, Ge(6), Le(10_000)] = 60
+    pairs: Annotated[int, Ge(6), Le(10_000)] | None = None
     """Synthetic pairs that the adapted engines draw."""
-    drawn: Annotated[int, Ge(6), Le(10_000)] = 24
+    drawn: Annotated[int, Ge(6), Le(10_000)] | None = None
     """How many of them are measured beside what the engines draw without adaptation."""
+
+
+PACES: dict[str, dict[str, int]] = {
+    "whole": {
+        "mask_steps": 150, "image_steps": 150, "refine_steps": 600, "segment_steps": 150,
+        "pairs": 60, "drawn": 24,
+    },
+    "lean": {
+        "mask_steps": 50, "image_steps": 50, "refine_steps": 200, "segment_steps": 50,
+        "pairs": 24, "drawn": 12,
+    },
+}  # fmt: skip
+
+
+def resolve(settings: Demo) -> Demo:
+    """Return `settings` with nothing left open; without what engines need, all of it is whole."""
+    pace = settings.pace
+    if pace == "auto":
+        pace = "lean" if not _why_no_engines(settings) and _is_slow() else "whole"
+    opened: dict[str, Any] = {
+        name: n for name, n in PACES[pace].items() if getattr(settings, name) is None
+    }
+    return dataclasses.replace(settings, pace=pace, **opened)
+
+
+def _is_slow() -> bool:
+    from univg.sd_compute import choose_precision
+
+    return choose_precision("auto") == "no"
 
 
 def plan(settings: Demo) -> str:
     """Say what would be written."""
+    settings = resolve(settings)
     names = modality_names()
     total = settings.count * (len(names) + 1)
     missing = _why_no_engines(settings)
@@ -91,6 +126,9 @@ def run(settings: Demo) -> Path:
     from univg.demo_page import build_page
 
     _why_no_engines(settings)  # an unknown base is told before the work, not after it
+    settings = resolve(settings)
+    assert settings.drawn is not None
+    assert settings.pairs is not None
     if settings.drawn > settings.pairs:
         raise ConfigError(f"drawn is {settings.drawn}: at most --pairs, {settings.pairs}")
     make_folder(settings.out)
@@ -150,11 +188,10 @@ def _make_engines(settings: Demo) -> EngineFacts | str:
     if missing:
         print(missing.replace("`", ""))  # noqa: T201
         return missing
+    amounts: dict[str, Any] = {name: getattr(settings, name) for name in PACES["whole"]}
     wanted = Wanted(
-        base=settings.base, seed=settings.seed, mask_steps=settings.mask_steps,
-        image_steps=settings.image_steps, refine_steps=settings.refine_steps,
-        segment_steps=settings.segment_steps,
-        pairs=settings.pairs, drawn=settings.drawn, workers=settings.workers,
+        base=settings.base, seed=settings.seed, workers=settings.workers,
+        lean=settings.pace == "lean", **amounts,
     )  # fmt: skip
     return make_engines(settings.out, wanted)
 

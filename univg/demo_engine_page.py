@@ -48,6 +48,8 @@ class EngineFacts:
     """All that the page tells of the engines."""
 
     base: str
+    lean: bool
+    """Whether less was done than usual."""
     place: Path
     size_px: int
     drawn: int
@@ -97,6 +99,11 @@ def add_answer_section(page: Page, engines: EngineFacts | str) -> None:
         f"trained on: trees of the same kind grown and rendered with seed {asked.seed + 1}, where "
         f"those of the shots have seed {asked.seed}.",
     )
+    if engines.lean:
+        section.text(
+            "This processor does not compute bf16, and all of the demo would take long: it did a "
+            "third of its steps and fewer pairs. `univg demo --pace whole` does all of them."
+        )
     add_answer(section, answer)
     section.text(
         "The course of all trainings, settings, checksums and the data card are on the recipe’s "

@@ -42,7 +42,7 @@ PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "lycoris
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What is asked for; all of it but `workers` decides what comes out."""
+    """What is asked for; all of it but `workers` and `lean` decides what comes out."""
 
     base: str
     seed: int
@@ -54,6 +54,8 @@ class Wanted:
     drawn: int
     """Masks, and images, that are compared with what the base draws without adaptation."""
     workers: int
+    lean: bool = False
+    """Whether that is less than usual; for people."""
 
 
 def why_left_out(base: str) -> str:
@@ -99,6 +101,7 @@ def make_engines(out: Path, wanted: Wanted) -> EngineFacts:
         pairs = make_demo_pairs(place, results, wanted.seed, wanted.workers)
     return EngineFacts(
         base=wanted.base,
+        lean=wanted.lean,
         place=place,
         size_px=size_px,
         drawn=wanted.drawn,

@@ -76,7 +76,28 @@ def list_pictures(folder: Path) -> list[Path]:
     except OSError as error:
         reason = "does not exist" if not folder.exists() else "is not a folder that can be read"
         raise DataError(f"{folder}: {reason}; check the path") from error
-    return [path for path in entries if is_picture_name(path.name) and not path.is_dir()]
+    found = [path for path in entries if is_picture_name(path.name) and _may_be_file(path)]
+    odd = [path for path in found if not _is_text(path.name)]
+    if odd:
+        name = ascii(odd[0].name)[1:-1]
+        raise DataError(
+            f"{folder}: {len(odd)} file names hold signs that no text can (first: {name}); rename "
+            "them, often a zip file was unpacked in another encoding"
+        )
+    return found
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _may_be_file(path: Path) -> bool:
+    """Whether `path` is a file, or a link whose file is missing: that is told when it is opened."""
+    return path.is_file() or not path.exists()
 
 
 def open_picture(path: Path) -> Image.Image:

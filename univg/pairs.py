@@ -67,7 +67,7 @@ class Matching:
                 path=path,
                 kind="unmatched",
                 detail=f"this {what} has no {other} of the same name",
-                remedy="rename or remove it, or name its ending with --strip",
+                remedy="rename or remove it (where there is --strip, it can name an ending)",
             )
             for path, what, other in lone
         ]
@@ -203,7 +203,9 @@ def find_pairs(
         of_view = match_stems(images, list_pictures(folder / "fov"), strip)
         views = {image: view for _, image, view in of_view.pairs}
         # Images without a field of view are usual; a field of view without an image is not.
-        problems += Matching(pairs=(), unmatched_masks=of_view.unmatched_masks).problems()
+        doubles = tuple(each for each in of_view.duplicates if each[0].parent.name == "fov")
+        lone = of_view.unmatched_masks
+        problems += Matching(pairs=(), unmatched_masks=lone, duplicates=doubles).problems()
     pairs = tuple(Pair(stem, i, m, views.get(i)) for stem, i, m in matching.pairs)
     return PairFolder(folder, pairs), problems
 

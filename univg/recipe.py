@@ -161,7 +161,8 @@ def check_inputs(asked: Recipe, memory: Path | None = None) -> None:
     _check_settings(asked)
     if asked.unlabelled is not None:
         check_unlabelled(asked.unlabelled, asked.shots, asked.test)
-    tests = check_shots(asked.shots, asked.wanted, asked.modality, asked.test)
+    alike = asked.image_engine == "composite"
+    tests = check_shots(asked.shots, asked.wanted, asked.modality, asked.test, alike)
     if asked.unlabelled is not None:
         from univg.modalities import find_modality
         from univg.train.pictures import list_pictures_of

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from univg.config import read_yaml
 from univg.errors import DataError
 from univg.modalities import find_modality
 from univg.recipe import ENGINE_PRESETS, Recipe, resolve
@@ -249,13 +250,19 @@ def _engine(asked: Recipe) -> dict[str, Any]:
         "preset": ENGINE_PRESETS[asked.preset],
         "modality": asked.modality,
         "seed": asked.seed,
+        # On a laptop they take longer than the steps between them, and nobody sits and looks.
+        **({"preview_every": 0} if asked.preset == "laptop" else {}),
     }
+
+
+_DECIDES_NOTHING = {"base", "preview_every"}
+"""The base's files count as inputs."""
 
 
 def _engine_values(asked: Recipe) -> dict[str, Any]:
     """Return what decides an engine, wherever base and card lie."""
     values = {**_engine(asked), "modality": _modality(asked)}
-    return {name: value for name, value in values.items() if name != "base"}
+    return {name: value for name, value in values.items() if name not in _DECIDES_NOTHING}
 
 
 def _base_of(asked: Recipe) -> list[Path]:
@@ -284,7 +291,12 @@ def _card_name(asked: Recipe) -> str:
     return f"{find_modality(asked.modality).name}.yaml"
 
 
+FOR_PEOPLE = {"title", "description"}
+
+
 def _modality(asked: Recipe) -> Any:
-    """Return what decides a modality: its name, or the content of its card."""
+    """Return what decides a modality: its name, or what its card says but for people."""
     path = Path(asked.modality).expanduser()
-    return path.read_text(encoding="utf-8") if path.is_file() else asked.modality
+    if not path.is_file():
+        return asked.modality
+    return {key: value for key, value in read_yaml(path).items() if key not in FOR_PEOPLE}

@@ -6,7 +6,7 @@ of all that is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from univg.files import sha256_hex, sha256_of_file
 from univg.images import ImageArray, PictureError, read_image
 from univg.masks import BoolMask, judge_example
 from univg.modalities import find_modality
-from univg.pairs import PairFacts, find_pairs, read_pair
+from univg.pairs import Pair, PairFacts, find_pairs, read_pair
 
 BRIGHT = {"octa"}
 DARK = {"fundus", "oct", "coronary", "brain"}
@@ -27,25 +27,34 @@ COLOUR_LEVELS = 12.0
 RING_PX = 4
 
 
-def check_shots(folder: Path, wanted: int, modality: str, test: Path | None) -> dict[str, Path]:
+def check_shots(
+    folder: Path, wanted: int, modality: str, test: Path | None, alike: bool = False
+) -> dict[str, Path]:
     """Refuse shots, or a test set, that nothing good can come of.
 
-    Returns the test images by the checksum of their files.
+    `alike`: shots are recombined, so all must be grey, or all in colour. Returns the test images by
+    the checksum of their files.
     """
     name = find_modality(modality).name
     found, problems = find_pairs(folder, verify=True)
     doubts: list[Problem] = []
     prints: dict[str, Path] = {}
+    masks: dict[str, Path] = {}
+    kinds: dict[int, Path] = {}
     for pair in found.pairs:
         wrong, facts = read_pair(pair)
         problems += wrong
         if facts is None or wrong:
             continue
         doubts += judge_shot(facts, name)
-        first = prints.setdefault(print_of(facts.image), pair.image)
-        if first != pair.image:
-            detail, remedy = f"is the same picture as {first.name}", "shots must differ"
-            doubts.append(Problem(path=pair.image, kind="duplicate", detail=detail, remedy=remedy))
+        doubts += note_double(prints, facts.image, pair.image)
+        doubts += note_double(masks, facts.reading.mask, pair.mask)
+        first = kinds.setdefault(facts.image.ndim, pair.image)
+        if alike and first == pair.image and len(kinds) > 1:
+            other = next(iter(kinds.values()))
+            detail = f"is {_kind_of(facts.image)}, and {other.name} {_kind_of(read_image(other))}"
+            remedy = "bring all shots to one kind"
+            doubts.append(Problem(path=pair.image, kind="kind", detail=detail, remedy=remedy))
     if problems:
         raise ProblemReport([*problems, *doubts], f"{folder}: shots that cannot be used")
     if len(found.pairs) != wanted:
@@ -59,13 +68,19 @@ def check_shots(folder: Path, wanted: int, modality: str, test: Path | None) -> 
     return {} if test is None else _check_test(prints, folder, test)
 
 
+def note_double(seen: dict[str, Path], picture: ImageArray | BoolMask, path: Path) -> list[Problem]:
+    """Note a picture among those `seen`; return what is wrong if it is there already."""
+    first = seen.setdefault(print_of(picture), path)
+    if first == path:
+        return []
+    detail, remedy = f"is the same picture as {first.name}", "each must differ"
+    return [Problem(path=path, kind="duplicate", detail=detail, remedy=remedy)]
+
+
 def judge_shot(facts: PairFacts, modality: str) -> list[Problem]:
     """Return what makes a shot, whose files can be read, implausible."""
     pair, image = facts.pair, facts.image
-    if len(np.unique(image)) <= 2:
-        remedy = "are images/ and masks/ swapped?"
-        return [Problem(path=pair.image, kind="swapped", detail="has two levels", remedy=remedy)]
-    problems = judge_example(pair.mask, facts.reading)
+    problems = judge_pair_kind(facts)
     if problems:
         return problems
     remedy = f"is it {modality}? see --modality"
@@ -80,11 +95,31 @@ def judge_shot(facts: PairFacts, modality: str) -> list[Problem]:
     return problems
 
 
+def judge_pair_kind(facts: PairFacts) -> list[Problem]:
+    """Return why a pair is not one of an image and its vessels: exchanged, inverted, …"""
+    pair = facts.pair
+    if len(np.unique(facts.image)) <= 2:
+        remedy = "are images/ and masks/ swapped?"
+        return [Problem(path=pair.image, kind="swapped", detail="has two levels", remedy=remedy)]
+    return judge_example(pair.mask, facts.reading)
+
+
 def check_unlabelled(folder: Path, shots: Path, test: Path | None) -> None:
     """Refuse a folder of unlabelled images that is that of the shots, or of the test set."""
-    _refuse_same(folder, shots, "the shots", "unlabelled images are others")
+    others = [(shots, "the shots", "unlabelled images are others")]
     if test is not None:
-        _refuse_same(folder, test, "the test set", "nothing may be trained on it")
+        others.append((test, "the test set", "nothing may be trained on it"))
+    here = folder.resolve()
+    for other, what, why in others:
+        _refuse_same(folder, other, what, why)
+        there = other.resolve()
+        if there in here.parents:
+            raise DataError(f"{folder}: lies in the folder of {what}; {why}")
+        if here in there.parents:
+            raise DataError(
+                f"{folder}: holds the folder of {what}, {other}, masks and all; give a folder of "
+                "unlabelled images alone"
+            )
 
 
 def check_grounds(paths: Iterable[Path], shots: Path) -> None:
@@ -97,6 +132,10 @@ def check_grounds(paths: Iterable[Path], shots: Path) -> None:
             image = read_image(path)
         except PictureError as error:
             problems.append(error.problem)
+            continue
+        if len(np.unique(image)) <= 2:
+            detail, remedy = "has two levels", "is it a mask? take it out"
+            problems.append(Problem(path=path, kind="mask", detail=detail, remedy=remedy))
             continue
         if image.ndim != like.ndim or image.dtype != like.dtype:
             detail = f"is {_kind_of(image)}, and the shot {first.image.name} {_kind_of(like)}"
@@ -122,8 +161,12 @@ def check_leaks(folder: Path, sums: Mapping[Path, str], tests: Mapping[str, Path
         raise ProblemReport(problems, f"{folder}: unlabelled images that are test images")
 
 
-def print_of(image: ImageArray) -> str:
-    """Return a checksum of the pixels, the same for a copy in another format."""
+def print_of(image: ImageArray | BoolMask) -> str:
+    """Return a checksum of the pixels, the same for a lossless copy in another format or depth."""
+    if image.ndim == 3 and (image == image[..., :1]).all():
+        image = image[..., 0]
+    if image.dtype == np.uint16 and not (image % 257).any():
+        image = (image // 257).astype(np.uint8)
     head = f"{image.shape} {image.dtype}\0".encode()
     return sha256_hex(head + np.ascontiguousarray(image).tobytes())
 
@@ -157,12 +200,20 @@ def _check_test(shots: Mapping[str, Path], folder: Path, test: Path) -> dict[str
     if not found.pairs and not problems:
         raise DataError(f"{test}: holds no pair of image and mask; check the path")
     sums: dict[str, Path] = {}
+    prints: dict[str, Path] = {}
+    bare = 0
     for pair in found.pairs:
         wrong, facts = read_pair(pair)
         # Without any vessel a test image is one all the same: evaluation has a rule for it.
-        problems += [problem for problem in wrong if problem.kind != "empty"]
+        grave = [problem for problem in wrong if problem.kind != "empty"]
+        problems += grave
         if facts is None:
             continue
+        is_bare = not facts.reading.mask.any()
+        bare += is_bare
+        if not grave and not is_bare:
+            problems += judge_pair_kind(facts)
+        problems += note_double(prints, facts.image, pair.image)
         sums[sha256_of_file(pair.image)] = pair.image
         shot = shots.get(print_of(facts.image))
         if shot is not None:
@@ -170,7 +221,20 @@ def _check_test(shots: Mapping[str, Path], folder: Path, test: Path) -> dict[str
             problems.append(Problem(path=pair.image, kind="leak", detail=detail, remedy=remedy))
     if problems:
         raise ProblemReport(problems, f"{test}: a test set that cannot be used")
+    if bare == len(found.pairs):
+        raise DataError(f"{test}: no mask holds a vessel, so nothing can be measured; check them")
+    _require_views(test, found.pairs)
     return sums
+
+
+def _require_views(test: Path, pairs: Sequence[Pair]) -> None:
+    """Refuse a test set of which some images have a field of view and others none."""
+    lacking = [pair for pair in pairs if pair.fov is None]
+    if lacking and (test / "fov").is_dir():
+        raise DataError(
+            f"{test}: {len(lacking)} of {len(pairs)} images have no field of view in fov/ (first: "
+            f"{lacking[0].image.name}); add them, or take fov/ away"
+        )
 
 
 def _refuse_same(folder: Path, other: Path, what: str, why: str) -> None:

@@ -30,11 +30,19 @@ def write_outcome(asked: Recipe, results: Mapping[str, Result]) -> list[str]:
         model = results[f"both{ending}"].folder / "run" / "model.safetensors"
         with model.open("rb") as source, open_atomic(asked.out / _model_name(ending)) as copy:
             shutil.copyfileobj(source, copy)
+    _take_away(asked, {*tables, *(_model_name(ending) for ending in list_endings(asked))})
     pairs = find_made(asked, results)
     link_folder(asked.out / "pairs", pairs)
     lines = [tables["table.md"]] if tables else []
     lines += [f"The segmenter: {asked.out / _model_name(e)}" for e in list_endings(asked)]
     return [*lines, f"The pairs: {pairs}"]
+
+
+def _take_away(asked: Recipe, made: set[str]) -> None:
+    """Delete what an earlier recipe left here that is none of this one's; its steps stay."""
+    for path in [*asked.out.glob("table.*"), *asked.out.glob(_model_name("*"))]:
+        if path.name not in made and path.name.startswith(("table.md", "table.csv", "segmenter")):
+            path.unlink()
 
 
 def find_made(asked: Recipe, results: Mapping[str, Result]) -> Path:

@@ -25,8 +25,9 @@ from univg.recipe_steps import Result
 from univg.report import Page, Section, shrink_mask
 from univg.vesselness import shrink_image
 
-LEAST = 5
-"""Test images from which an interval is worth a verdict."""
+LEAST = 6
+"""Test images from which a verdict is possible: with fewer no permutation test gets below 0.05."""
+SIGNIFICANT = 0.05
 SHOWN = 4
 TILE_PX = 256
 CHARTED = {"dsc": "DSC [%]", "cldice": "clDice [%]"}
@@ -104,7 +105,12 @@ def _read_answer(truth: Path, results: Mapping[str, Result], ending: str, networ
 
 
 def judge_gain(answer: Answer) -> tuple[str, str]:
-    """Say whether the pairs helped: in a few words, and what they stand on."""
+    """Say whether the pairs helped: in a few words, and what they stand on.
+
+    Interval and permutation test must agree: of few images a bootstrap makes too much.
+    """
+    from univg.segment.tables import show_chance
+
     test, rows = answer.evaluation["tests"]["dsc"], answer.evaluation["per_image"]
     before, after = (100 * answer.mean(method, "dsc") for method in (ALONE, BOTH))
     gain, count = 100 * float(test["difference"]), len(rows)
@@ -116,12 +122,14 @@ def judge_gain(answer: Answer) -> tuple[str, str]:
         return "Too few test images to say", needed
     low, high = 100 * float(test["low"]), 100 * float(test["high"])
     share = f"{better} of {count} test images are better with the pairs."
-    between = f"(95 % interval {low:+.2f} to {high:+.2f})"
-    if low > 0:
-        return "Yes, the pairs helped", f"{change} {between}. {share}"
-    if high < 0:
-        return "No, the pairs did harm", f"{change} {between}. {share}"
-    return "Not shown", f"{change}, but the interval holds 0 {between}. {share}"
+    p = float(test["permutation_p"])
+    between = f"(95 % interval {low:+.2f} to {high:+.2f}, permutation test p {show_chance(p)})"
+    if low <= 0 <= high:
+        return "Not shown", f"{change}, but the interval holds 0 {between}. {share}"
+    if p >= SIGNIFICANT:
+        return "Not shown", f"{change}, which may be chance {between}. {share}"
+    head = "Yes, the pairs helped" if low > 0 else "No, the pairs did harm"
+    return head, f"{change} {between}. {share}"
 
 
 def add_answer(section: Section, answer: Answer) -> None:

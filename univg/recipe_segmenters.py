@@ -54,14 +54,32 @@ def fit_segmenter(asked: Recipe, name: str, network: str | None, ending: str) ->
         run(Fit(out=folder / "run", shots=asked.shots, synthetic=synthetic, network=network,
                 max_steps=asked.segment_steps, **values))  # fmt: skip
 
-    values = {"preset": asked.preset, "network": network, "steps": asked.segment_steps,
-              "seed": asked.seed}  # fmt: skip
+    values = {"preset": asked.preset, "network": _identify_network(asked, network),
+              "steps": _steps_of(asked), "seed": asked.seed}  # fmt: skip
     what = "the shots alone" if name == "alone" else "shots and pairs"
     return Step(
         name=name + ending, kind=name, words=f"{name_network(asked, network)} on {what}",
         settings=values, inputs=pairs_of(asked.shots),
         after=["pairs", "gate"] if name == "both" else [], work=work,
     )  # fmt: skip
+
+
+def _identify_network(asked: Recipe, network: str | None) -> str | None:
+    """Return what tells networks apart: named or not, a preset's network is the same.
+
+    But for one with options of the preset's, which a network that is named does not get.
+    """
+    from univg.segment.presets import PRESETS
+
+    preset = PRESETS[SEGMENT_PRESETS[asked.preset]]
+    return network if network or preset.get("network_options") else str(preset["network"])
+
+
+def _steps_of(asked: Recipe) -> int | None:
+    from univg.segment.presets import PRESETS
+
+    usual: int | None = PRESETS[SEGMENT_PRESETS[asked.preset]].get("max_steps")
+    return usual if asked.segment_steps is None else asked.segment_steps
 
 
 def own_network(network: str | None) -> str | None:
@@ -170,10 +188,16 @@ def lent_grounds(folder: Path) -> dict[str, Path]:
 
 def choose_grounds(folder: Path) -> dict[str, Path]:
     """Return pictures below `folder`, no more than are useful, by names of which none is twice."""
-    paths = sorted(path for path in folder.rglob("*") if is_picture_name(path.name))
+    paths = sorted(path for path in folder.rglob("*") if _is_meant(path.relative_to(folder)))
     step = max(1.0, len(paths) / MOST_GROUNDS)
     some = [paths[int(number * step)] for number in range(min(len(paths), MOST_GROUNDS))]
     return {f"{number:02d}-{path.name}": path for number, path in enumerate(some)}
+
+
+def _is_meant(path: Path) -> bool:
+    """Whether a picture, by its path in the folder, is neither hidden nor in a hidden folder."""
+    hidden = any(part.startswith(".") for part in path.parts)
+    return not hidden and is_picture_name(path.as_posix())
 
 
 def pairs_of(folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ sum, and λ can change between two calls.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from univg.errors import DataError
 from univg.sd_adapter_files import (
@@ -30,107 +30,13 @@ from univg.sd_adapter_files import (
     write_adapter,
     write_diffusers_lora,
 )
+from univg.sd_adapter_parts import PARTS, LohaPart, LoraPart, Part, apply_weight, working_dtype
 
 if TYPE_CHECKING:
     from univg.sd import Base
 
 SAMPLING_STRENGTH = 0.7
 """λ when sampling, as in the paper; in training it is 1."""
-
-
-class LoraPart(nn.Module):
-    """The change of one module: ΔW = up·down · alpha/rank."""
-
-    kind = "lora"
-
-    def __init__(self, factors: Mapping[str, torch.Tensor], alpha: float) -> None:
-        super().__init__()
-        self.down = nn.Parameter(factors["lora_down.weight"])
-        self.up = nn.Parameter(factors["lora_up.weight"])
-        self.alpha = alpha
-        self.rank = int(self.down.shape[0])
-
-    def factors(self) -> dict[str, nn.Parameter]:
-        """Return the factors under the names that they have in a file."""
-        return {"lora_down.weight": self.down, "lora_up.weight": self.up}
-
-    def delta(self, shape: Sequence[int]) -> torch.Tensor:
-        """Return ΔW in the weight's `shape`, scaled by alpha/rank."""
-        product = self.up.reshape(self.up.shape[0], -1) @ self.down.reshape(self.rank, -1)
-        return (product * (self.alpha / self.rank)).reshape(*shape)
-
-    def forward(self, x: torch.Tensor, module: nn.Module) -> torch.Tensor:
-        """Return what ΔW adds to the output of `module` for its input `x`."""
-        down, up = _cast(self.down, x), _cast(self.up, x)
-        if isinstance(module, nn.Conv2d):
-            found = functional.conv2d(_apply(x, down, None, module), up)
-        else:
-            found = functional.linear(functional.linear(x, down), up)
-        scale = self.alpha / self.rank
-        return found if scale == 1 else found * scale
-
-
-class LohaPart(nn.Module):
-    """The change of one module: ΔW = (w1a·w1b) ⊙ (w2a·w2b) · alpha/rank."""
-
-    kind = "loha"
-
-    def __init__(self, factors: Mapping[str, torch.Tensor], alpha: float) -> None:
-        super().__init__()
-        self.w1_a = nn.Parameter(factors["hada_w1_a"])
-        self.w1_b = nn.Parameter(factors["hada_w1_b"])
-        self.w2_a = nn.Parameter(factors["hada_w2_a"])
-        self.w2_b = nn.Parameter(factors["hada_w2_b"])
-        self.alpha = alpha
-        self.rank = int(self.w1_b.shape[0])
-
-    def factors(self) -> dict[str, nn.Parameter]:
-        """Return the factors under the names that they have in a file."""
-        return dict(zip(FACTORS["loha"], (self.w1_a, self.w1_b, self.w2_a, self.w2_b), strict=True))
-
-    def delta(self, shape: Sequence[int]) -> torch.Tensor:
-        """Return ΔW in the weight's `shape`, scaled by alpha/rank."""
-        product = (self.w1_a @ self.w1_b) * (self.w2_a @ self.w2_b)
-        return (product * (self.alpha / self.rank)).reshape(*shape)
-
-    def forward(self, weight: torch.Tensor, strength: float) -> torch.Tensor:
-        """Return `weight` + λ·ΔW, in its precision."""
-        scale = self.alpha / self.rank
-        factors = (each.to(weight.device) for each in self.factors().values())
-        delta: torch.Tensor = _Hadamard.apply(  # type: ignore[no-untyped-call]
-            *factors, scale, weight.dtype
-        )
-        return torch.add(weight, delta.reshape(weight.shape), alpha=strength)
-
-
-class _Hadamard(torch.autograd.Function):
-    """(a1·b1) ⊙ (a2·b2) · scale, whose two products are made again in the backward pass.
-
-    Kept, they would cost twice the UNet's own weights in memory. The library's own forward is not
-    used: it rounds (W + ΔW) − W in half precision and reads its scale back from the GPU each call.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> torch.Tensor:
-        *factors, scale, dtype = inputs
-        a1, b1, a2, b2 = (factor.to(dtype) for factor in factors)
-        ctx.save_for_backward(*factors)
-        ctx.scale = scale
-        return (a1 @ b1) * (a2 @ b2) * scale  # type: ignore[no-any-return]
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        grad = gradients[0] * ctx.scale
-        stored = ctx.saved_tensors
-        a1, b1, a2, b2 = (factor.to(grad.dtype) for factor in stored)
-        of_first, of_second = grad * (a2 @ b2), grad * (a1 @ b1)
-        of_factors = (of_first @ b1.T, a1.T @ of_first, of_second @ b2.T, a2.T @ of_second)
-        cast = (one.to(like.dtype) for one, like in zip(of_factors, stored, strict=True))
-        return (*cast, None, None)
-
-
-Part = LoraPart | LohaPart
-PARTS: dict[str, type[LoraPart] | type[LohaPart]] = {"lora": LoraPart, "loha": LohaPart}
 
 
 class Adapter(nn.Module):
@@ -167,6 +73,22 @@ class Adapter(nn.Module):
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Within, factors stand still and nothing learns: each ΔW of a LoHa is made once.
+
+        On a CPU alone: together they are as large as the UNet, which a GPU may have no room for.
+        """
+        parts = [part for _, part in self.named_parts() if isinstance(part, LohaPart)]
+        parts = [part for part in parts if part.w1_a.device.type == "cpu"]
+        for part in parts:
+            part.kept = {}
+        try:
+            yield
+        finally:
+            for part in parts:
+                part.kept = None
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return copies of all factors and alphas under their names in a kohya file."""
@@ -261,8 +183,8 @@ def _run_changed(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     weight: torch.Tensor = module.weight  # type: ignore[assignment]
     for rider in getattr(module, RIDERS):
         if rider.adapter.strength != 0:
-            weight = rider.part(weight.to(_working_dtype(x)), rider.adapter.strength)
-    return _apply(x, weight, module.bias, module)  # type: ignore[arg-type]
+            weight = rider.part(weight.to(working_dtype(x)), rider.adapter.strength)
+    return apply_weight(x, weight, module.bias, module)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -349,26 +271,3 @@ def change_shape(kind: str, factors: Mapping[str, torch.Tensor]) -> tuple[int, i
     """Return rows and columns of the ΔW that `factors` make."""
     tall, wide = FACTORS[kind][:2] if kind == "loha" else FACTORS[kind][::-1]
     return int(factors[tall].shape[0]), int(factors[wide][0].numel())
-
-
-def _working_dtype(x: torch.Tensor) -> torch.dtype:
-    # The meta device, on which shapes are checked, knows no autocast.
-    if not x.is_meta and torch.is_autocast_enabled(x.device.type):
-        return torch.get_autocast_dtype(x.device.type)
-    return x.dtype
-
-
-def _cast(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    # The device too: a text encoder may have been sent away from the GPU since.
-    return weight.to(x.device, _working_dtype(x))
-
-
-def _apply(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, module: nn.Module
-) -> torch.Tensor:
-    """Return the module's own operation with `weight` and `bias` in place of its own."""
-    if isinstance(module, nn.Conv2d):
-        return functional.conv2d(
-            x, weight, bias, module.stride, module.padding, module.dilation, module.groups
-        )
-    return functional.linear(x, weight, bias)
