@@ -56,9 +56,9 @@ class Demo:
     base: str = "nano"
     """Base whose engines are adapted, as for `univg train adapt-masks`."""
     pace: Literal["auto", "whole", "lean"] = "auto"
-    """How much is done where the settings below leave it open: whole, or lean, a third of it. auto:
-    whole with a GPU or a processor that computes bf16, else lean; either takes some ten minutes on
-    two cores."""
+    """How much is done where the settings below leave it open: whole, or lean, a quarter of it.
+    auto: whole with a GPU or a processor that computes bf16, else lean; either takes some ten
+    minutes on two cores."""
     mask_steps: Annotated[int, Ge(1)] | None = None
     """Steps of the mask engine's adaptation."""
     image_steps: Annotated[int, Ge(1)] | None = None
@@ -79,8 +79,8 @@ PACES: dict[str, dict[str, int]] = {
         "pairs": 60, "drawn": 24,
     },
     "lean": {
-        "mask_steps": 50, "image_steps": 50, "refine_steps": 200, "segment_steps": 50,
-        "pairs": 24, "drawn": 12,
+        "mask_steps": 40, "image_steps": 40, "refine_steps": 160, "segment_steps": 40,
+        "pairs": 20, "drawn": 10,
     },
 }  # fmt: skip
 

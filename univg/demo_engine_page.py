@@ -102,7 +102,8 @@ def add_answer_section(page: Page, engines: EngineFacts | str) -> None:
     if engines.lean:
         section.text(
             "This processor does not compute bf16, and all of the demo would take long: it did a "
-            "third of its steps and fewer pairs. `univg demo --pace whole` does all of them."
+            "quarter of its steps and a third of the pairs. `univg demo --pace whole` does all of "
+            "them."
         )
     add_answer(section, answer)
     section.text(

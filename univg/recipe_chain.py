@@ -250,12 +250,12 @@ def _engine(asked: Recipe) -> dict[str, Any]:
         "preset": ENGINE_PRESETS[asked.preset],
         "modality": asked.modality,
         "seed": asked.seed,
-        # On a laptop they take longer than the steps between them, and nobody sits and looks.
-        **({"preview_every": 0} if asked.preset == "laptop" else {}),
+        # On a laptop pictures take longer than the steps; the gate looks at every pair anyway.
+        **({"preview_every": 0, "report_samples": 6} if asked.preset == "laptop" else {}),
     }
 
 
-_DECIDES_NOTHING = {"base", "preview_every"}
+_DECIDES_NOTHING = {"base", "preview_every", "report_samples"}
 """The base's files count as inputs."""
 
 
