@@ -10,7 +10,7 @@ is for reporting alone. Stopped, the same command goes on; rows share what they 
 `--share 1/2` and `--share 2/2` may run side by side. Set OMP_NUM_THREADS to the cores of each.
 
 Results: OUT (default WORK/fewshot.csv), a line a row, set and draw; OUT with `-images`, a line an
-image; OUT as `.md`: the tables.
+image; OUT as `.md`: the tables. What OUT holds already is kept, so a table may grow over days.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from fewshot_steps import do_job
 from fewshot_table import (
     describe_protocol,
     describe_tables,
+    join_jobs,
     read_jobs,
+    read_tables,
     write_job,
     write_tables,
 )
@@ -38,6 +40,7 @@ from splits import SPLITS
 
 from univg.errors import UserError
 from univg.files import make_folder
+from univg.sd_compute import choose_precision
 
 STEPS = 1800
 """Ten minutes of one core a row."""
@@ -83,6 +86,7 @@ def list_jobs(rows: Sequence[str], draws: Sequence[str], sets: Sequence[str], on
 def describe_job(settings: Asked, job: Job) -> dict[str, Any]:
     """Return what names a job in the tables, and its settings."""
     row, fit = job.row, {**FIT, **dict(job.row.fit)}
+    precision = choose_precision(str(fit.get("precision", "auto")))
     made = bool(row.engine)
     grown = made and row.masks == "grown"
     return {
@@ -96,6 +100,8 @@ def describe_job(settings: Asked, job: Job) -> dict[str, Any]:
         "patch_px": fit["patch_px"],
         "augment": fit.get("augment", "strong"),
         "seed": settings.seed,
+        # fp32 on processors without bf16: a table may hold rows of both.
+        "precision": "fp32" if precision == "no" else precision,
         "pairs": row.pairs if made else 0,
         "engine": row.engine,
         "masks": row.masks if made else "",
@@ -112,10 +118,13 @@ def name_row(settings: Asked, job: Job) -> str:
 
 
 def report(asked: argparse.Namespace, given: Sequence[str]) -> str:
-    """Write CSV and Markdown of all that is done, this call's or another's; return the tables."""
+    """Write CSV and Markdown of all that is done, this call's or another's; return the tables.
+
+    What OUT holds is kept: a table may grow on several machines.
+    """
     out = asked.out or asked.work / "fewshot.csv"
     with lock_waiting(make_folder(asked.work / "rows")):
-        jobs = read_jobs(asked.work / "rows")
+        jobs = join_jobs(read_tables(out), read_jobs(asked.work / "rows"))
         alike = asked.on, asked.steps, asked.seed
         shown = [job for job in jobs if (job["on"], job["steps"], job["seed"]) == alike]
         if not shown:
@@ -124,12 +133,20 @@ def report(asked: argparse.Namespace, given: Sequence[str]) -> str:
         tables = f"{describe_tables(shown)}\n{describe_protocol(shown)}"
         title = f"# Five shots, with and without synthetic pairs: {half}\n"
         page = (
-            f"{title}\n`python benchmarks/fewshot.py {hide_folders(given)}`, "
+            f"{title}\n`python benchmarks/fewshot.py {describe_command(shown, given)}`, "
             f"{platform.machine()}, {date.today().isoformat()}. {asked.steps} steps of "
             f"{FIT['batch']} patches of {FIT['patch_px']} px in each row.\n\n{tables}"
         )
         write_tables(jobs, out, page)
     return tables
+
+
+def describe_command(shown: Sequence[dict[str, Any]], given: Sequence[str]) -> str:
+    """Return what the last call was, and the rows of all calls where it had not all of them."""
+    command = hide_folders(given)
+    rows = list(dict.fromkeys(job["row"].partition("@")[0] for job in shown))
+    missing = [row for row in rows if row not in given]
+    return f"{command}` and others, of rows `{' '.join(rows)}" if missing else command
 
 
 def hide_folders(words: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """The figures of `fewshot.py` as CSV and as tables in Markdown.
 
-In: WORK/rows, a JSON file a job that is done. Out: `fewshot.csv`, a line a job;
-`fewshot-images.csv`, a line an image; `fewshot.md`. All three follow from the JSON files alone.
+In: WORK/rows, a JSON file a job that is done, and jobs that the CSV files hold already. Out:
+`fewshot.csv`, a line a job; `fewshot-images.csv`, a line an image; `fewshot.md`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PROTOCOL = (
         "pairs_used",
         "engine",
     ),
-    *("masks", "card", "base", "size_px", "seen_px", "judged", "scored"),
+    *("masks", "card", "base", "size_px", "seen_px", "judged", "scored", "precision"),
 )
 FIGURES = ("dsc", "dsc_sd", "cldice", "cldice_sd", "threshold", "shots_dice")
 STAGES = (
@@ -62,7 +62,35 @@ def name_job(found: Mapping[str, Any]) -> str:
 def read_jobs(folder: Path) -> list[Found]:
     """Return what all jobs found, in the order of the table."""
     jobs = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
-    return sorted(jobs, key=lambda job: (_place_row(job["row"]), [str(job[key]) for key in KEYS]))
+    return sorted(jobs, key=_place_job)
+
+
+def read_tables(out: Path) -> list[Found]:
+    """Return the jobs that `out` and the images' CSV beside it hold, none if they are not there."""
+    images: dict[tuple[str, ...], dict[str, Any]] = {}
+    for line in _read_csv(_images_of(out)):
+        values = {metric: _to_number(line[metric]) for metric in METRICS}
+        images.setdefault(tuple(line[key] for key in KEYS), {})[line["image"]] = values
+    jobs = []
+    for line in _read_csv(out):
+        fit, whole = float(line["fit_cpu_s"]), float(line["cpu_s"])
+        jobs.append(
+            {
+                **{key: _to_plain(line[key]) for key in PROTOCOL},
+                "threshold": _to_number(line["threshold"]),
+                "shots_dice": _to_number(line["shots_dice"]),
+                "seconds": {s: float(line[f"{s}_s"]) for s in STAGES if line[f"{s}_s"]},
+                "cpu_s": {"fit": fit, "others": round(whole - fit, 2)},
+                "images": images[tuple(line[key] for key in KEYS)],
+            }
+        )
+    return jobs
+
+
+def join_jobs(kept: Sequence[Found], done: Sequence[Found]) -> list[Found]:
+    """Return all jobs in the order of the table; one that is done anew replaces what was kept."""
+    by_name = {name_job(job): job for job in [*kept, *done]}
+    return sorted(by_name.values(), key=_place_job)
 
 
 def write_tables(jobs: Sequence[Found], out: Path, page: str) -> None:
@@ -76,7 +104,7 @@ def write_tables(jobs: Sequence[Found], out: Path, page: str) -> None:
     write_all_atomic(
         {
             out: _to_csv(COLUMNS, [list_cells(job) for job in jobs]),
-            out.with_name(f"{out.stem}-images.csv"): _to_csv((*KEYS, "image", *METRICS), images),
+            _images_of(out): _to_csv((*KEYS, "image", *METRICS), images),
             out.with_suffix(".md"): page.encode(),
         }
     )
@@ -219,6 +247,29 @@ def _mean_of(jobs: Sequence[Found], metric: str) -> float:
 
 def _values(job: Found, metric: str) -> list[float]:
     return [one[metric] for one in job["images"].values() if one[metric] is not None] or [np.nan]
+
+
+def _images_of(out: Path) -> Path:
+    return out.with_name(f"{out.stem}-images.csv")
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _to_plain(text: str) -> str | int:
+    return int(text) if text.isdecimal() else text
+
+
+def _to_number(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def _place_job(job: Found) -> tuple[tuple[int, str], list[str]]:
+    return _place_row(job["row"]), [str(job[key]) for key in KEYS]
 
 
 def _place_row(name: str) -> tuple[int, str]:

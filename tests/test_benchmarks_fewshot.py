@@ -259,6 +259,29 @@ def test_rows_are_compared_on_the_images_that_both_have(load):
     assert "| composite | +15.00 [" in text
 
 
+def test_a_table_is_read_back_and_grows(load, tmp_path):
+    table, rows = load("fewshot_table"), load("fewshot_rows")
+    out = tmp_path / "fewshot.csv"
+    assert table.read_tables(out) == []
+
+    def job(row, draw, dsc):
+        found = dict.fromkeys(table.PROTOCOL, "")
+        found |= {"set": "XCA", "draw": draw, "row": row, "on": "test", "steps": 9, "seed": 0}
+        return {**found, "seen_px": 300, "size_px": "300x300", "threshold": 0.4, "shots_dice": 0.9,
+                "seconds": {"fit": 5.25}, "cpu_s": {"fit": 4.0, "others": 0.5},
+                "images": {"t1": {"dsc": dsc, "cldice": None}}}  # fmt: skip
+
+    first = [job("plain", "A", 0.25), job(rows.REFERENCE, "A", 0.5)]
+    table.write_tables(first, out, "page")
+    assert table.read_tables(out) == first
+    again, more = job("plain", "A", 0.75), job("plain", "B", 0.5)
+    joined = table.join_jobs(table.read_tables(out), [more, again])
+    assert joined == [again, more, first[1]]
+    before = out.read_bytes()
+    table.write_tables(table.read_tables(out), out, "page")
+    assert out.read_bytes() == before
+
+
 def test_presets_are_ranked_on_shots_alone(load, data, capsys, monkeypatch):
     """Every file but the five shots is unreadable; a fold that is done is not done again."""
     presets = load("segment_presets")

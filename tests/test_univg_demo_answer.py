@@ -75,6 +75,11 @@ def test_a_verdict_needs_interval_and_permutation_test():
     assert "(95 % interval -" in told and " to -" in told
 
 
+def test_no_difference_has_no_minus():
+    answer = answer_of(BEFORE, [b - 1e-6 for b in BEFORE])
+    assert "a difference of +0.00" in judge_gain(answer)[1]
+
+
 def test_few_test_images_get_no_verdict():
     head, told = judge_gain(answer_of([0.5], [0.9]))
     assert head == "Too few test images to say" and told.startswith("From 50.00 to 90.00 DSC")

@@ -115,7 +115,7 @@ def judge_gain(answer: Answer) -> tuple[str, str]:
     before, after = (100 * answer.mean(method, "dsc") for method in (ALONE, BOTH))
     gain, count = 100 * float(test["difference"]), len(rows)
     better = sum(each > 0 for each in answer.gains("dsc"))
-    change = f"From {before:.2f} to {after:.2f} DSC, a difference of {gain:+.2f}"
+    change = f"From {before:.2f} to {after:.2f} DSC, a difference of {_signed(gain)}"
     if count < LEAST or test["low"] is None:
         images = "1 test image" if count == 1 else f"{count} test images"
         needed = f"{change} on {images}; {LEAST} are the least for a verdict."
@@ -132,6 +132,10 @@ def judge_gain(answer: Answer) -> tuple[str, str]:
     return head, f"{change} {between}. {share}"
 
 
+def _signed(value: float) -> str:
+    return f"{round(value, 2) + 0.0:+.2f}"  # never "-0.00"
+
+
 def add_answer(section: Section, answer: Answer) -> None:
     """Add verdict, figures, charts and test images."""
     section.subheading(*judge_gain(answer))
@@ -140,7 +144,7 @@ def add_answer(section: Section, answer: Answer) -> None:
         [
             (f"{100 * answer.mean(ALONE, 'dsc'):.2f}", "DSC, shots alone"),
             (f"{100 * answer.mean(BOTH, 'dsc'):.2f}", "DSC, with synthetic pairs"),
-            (f"{gain:+.2f}", "difference in DSC"),
+            (_signed(gain), "difference in DSC"),
             (f"{100 * answer.mean(ALONE, 'cldice'):.2f}", "clDice, shots alone"),
             (f"{100 * answer.mean(BOTH, 'cldice'):.2f}", "clDice, with synthetic pairs"),
         ]
