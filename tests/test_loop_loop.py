@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import shutil
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -314,6 +315,45 @@ def test_validation_shows_overtraining_and_the_best_is_kept(tmp_path):
         checks = [task.load_check(number) for number in range(4)]
         batch = {key: torch.stack([check[key] for check in checks]) for key in checks[0]}
         assert float(task.module(batch).mean()) == pytest.approx(losses[best], rel=1e-5)
+
+
+def test_validation_samples_may_go_together_and_weights_are_held(tmp_path, whole):
+    """Three at once, the last one alone; whatever was kept of the weights is gone afterwards."""
+
+    class Together(NetTask):
+        checks_at_once = 3
+        holding = False
+        sizes: ClassVar[list[int]] = []
+
+        @contextlib.contextmanager
+        def held(self):
+            self.holding = True
+            yield
+            self.holding = False
+
+        def load_check(self, number):
+            assert self.holding
+            return super().load_check(number)
+
+        def load(self, item, rng):
+            assert not self.holding
+            return super().load(item, rng)
+
+    def note(module, given, _):
+        if not module.training:
+            Together.sizes.append(len(given[0]["x"]))
+
+    task = Together()
+    task.module.register_forward_hook(note)
+    train_net(task, settings_for(tmp_path))
+    for name in ("net.safetensors", BEST):
+        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
+    assert task.sizes[:4] == [3, 1, 3, 1]
+    here, there = (
+        [row["validation"] for row in figures_of(folder) if "validation" in row]
+        for folder in (tmp_path, whole)
+    )
+    assert here == pytest.approx(there, rel=1e-6)
 
 
 # Threads, processes ---------------------------------------------------------------------------
