@@ -144,6 +144,8 @@ def main(words: Sequence[str] | None = None) -> int:
 
         plain = explain_os_error(error, Path(error.filename))
         reason = str(plain) if plain is not error else f"{error.filename}: {error.strerror}"
+        if isinstance(error, PermissionError):  # where it comes from, nobody knows what was tried
+            reason = f"{error.filename}: {error.strerror}; check who may read it and write to it"
         return _refuse(reason, 2)
 
 

@@ -30,7 +30,7 @@ def write_page(asked: Recipe, results: Mapping[str, Result]) -> Path:
     """Write the page; return its path."""
     title = find_modality(asked.modality).title
     page = Page(
-        f"{'Five' if asked.wanted == 5 else asked.wanted} shots: {title}",
+        f"{'Five' if asked.wanted == 5 else asked.wanted} {_name('shot', asked.wanted)}: {title}",
         kicker="univg run",
         lead=_lead(asked, results),
         footer=f"UniVG {__version__}. One file: it loads nothing, and can be mailed as it is.",
@@ -56,13 +56,19 @@ def add_answer_of(page: Page, asked: Recipe, results: Mapping[str, Result]) -> N
             "both were trained on them.",
         )
         return
+    tests = len(open_pairs(asked.test).pairs)
     add_answers(
         page,
         read_answers(asked, results),
         f"The same segmenter twice, with the same number of steps and the same augmentation: on "
-        f"the {asked.wanted} shots alone, and with synthetic pairs in part of each batch. Both are "
-        f"measured on {len(open_pairs(asked.test).pairs)} test images that nothing was trained on.",
+        f"the {asked.wanted} {_name('shot', asked.wanted)} alone, and with synthetic pairs in part "
+        f"of each batch. Both are measured on {tests} {_name('test image', tests)} that nothing "
+        "was trained on.",
     )
+
+
+def _name(thing: str, count: int) -> str:
+    return thing if count == 1 else f"{thing}s"
 
 
 def _lead(asked: Recipe, results: Mapping[str, Result]) -> str:

@@ -117,11 +117,10 @@ def judge_gain(answer: Answer) -> tuple[str, str]:
     better = sum(each > 0 for each in answer.gains("dsc"))
     change = f"From {before:.2f} to {after:.2f} DSC, a difference of {_signed(gain)}"
     if count < LEAST or test["low"] is None:
-        images = "1 test image" if count == 1 else f"{count} test images"
-        needed = f"{change} on {images}; {LEAST} are the least for a verdict."
+        needed = f"{change} on {_name_images(count)}; {LEAST} are the least for a verdict."
         return "Too few test images to say", needed
     low, high = 100 * float(test["low"]), 100 * float(test["high"])
-    share = f"{better} of {count} test images are better with the pairs."
+    share = f"{better} of {_name_images(count)} are better with the pairs."
     p = float(test["permutation_p"])
     between = f"(95 % interval {low:+.2f} to {high:+.2f}, permutation test p {show_chance(p)})"
     if low <= 0 <= high:
@@ -130,6 +129,10 @@ def judge_gain(answer: Answer) -> tuple[str, str]:
         return "Not shown", f"{change}, which may be chance {between}. {share}"
     head = "Yes, the pairs helped" if low > 0 else "No, the pairs did harm"
     return head, f"{change} {between}. {share}"
+
+
+def _name_images(count: int) -> str:
+    return "1 test image" if count == 1 else f"{count} test images"
 
 
 def _signed(value: float) -> str:
@@ -222,9 +225,9 @@ def _add_table(section: Section, answer: Answer) -> None:
                 _chance(test.get("permutation_p_corrected")),
             ]
         )
-    count = len(answer.evaluation["per_image"])
+    images = _name_images(len(answer.evaluation["per_image"]))
     section.table(
-        f"Mean ± standard deviation over {count} test images, and the paired difference.",
+        f"Mean ± standard deviation over {images}, and the paired difference.",
         ["Metric", "Shots alone", "With pairs", "Difference", "95 % interval", "p"],
         rows,
         note="p: permutation test of the paired differences, corrected for the number of metrics "
