@@ -119,6 +119,7 @@ def test_code_that_only_the_file_names_is_not_run(tmp_path):
 
 
 def test_files_that_are_none_are_told(saved, tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"a pickle")
     with pytest.raises(DataError, match="no pickles"):
         read_card(tmp_path / "model.pt")
     with pytest.raises(DataError, match="no such file"):

@@ -74,7 +74,7 @@ def test_what_the_user_names_wins(command):
     named = {"max_steps": 7, "batch": 3, "learning_rate": 0.5, "ema": 0.5, "preview_every": 0}
     found = resolve(command, preset="laptop", **named)
     assert {name: getattr(found, name) for name in named} == named
-    assert found.save_every == 1 and found.validate_every == 1
+    assert found.save_every == 1 and found.validate_every == 20  # and at the end
 
 
 def test_events_are_spread_over_the_run():

@@ -109,8 +109,6 @@ def judge_gain(answer: Answer) -> tuple[str, str]:
 
     Interval and permutation test must agree: of few images a bootstrap makes too much.
     """
-    from univg.segment.tables import show_chance
-
     test, rows = answer.evaluation["tests"]["dsc"], answer.evaluation["per_image"]
     before, after = (100 * answer.mean(method, "dsc") for method in (ALONE, BOTH))
     gain, count = 100 * float(test["difference"]), len(rows)
@@ -122,7 +120,7 @@ def judge_gain(answer: Answer) -> tuple[str, str]:
     low, high = 100 * float(test["low"]), 100 * float(test["high"])
     share = f"{better} of {_name_images(count)} are better with the pairs."
     p = float(test["permutation_p"])
-    between = f"(95 % interval {low:+.2f} to {high:+.2f}, permutation test p {show_chance(p)})"
+    between = f"(95 % interval {low:+.2f} to {high:+.2f}, permutation test p {_chance(p)})"
     if low <= 0 <= high:
         return "Not shown", f"{change}, but the interval holds 0 {between}. {share}"
     if p >= SIGNIFICANT:
