@@ -265,7 +265,7 @@ def test_bad_data_are_refused_before_work_starts(data, tmp_path, how, named):
     with pytest.raises(DataError, match=named) as caught:
         run(settings_of(data, tmp_path / "out", **changes))
     lines = str(caught.value).splitlines()
-    bad = 5 if how in {"swapped", "modality"} else 1
+    bad = {"swapped": 5, "modality": 5, "twice": 2}.get(how, 1)  # twice: image and mask
     assert len(lines) == (1 + bad if isinstance(caught.value, ProblemReport) else 1)
     assert not (tmp_path / "out").exists()
 
