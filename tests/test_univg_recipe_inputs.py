@@ -139,9 +139,11 @@ def test_what_an_earlier_recipe_left_is_taken_away_and_titles_change_nothing(pla
     run(asked)
     steps = steps_in(out)
     assert (out / "table.md").exists()
-    (out / "segmenter-other.safetensors").write_bytes(b"of an earlier recipe")
+    shutil.copy(out / "segmenter.safetensors", out / "segmenter-other.safetensors")
+    (out / "segmenter-mine.safetensors").write_bytes(b"a file of the user's")
     card.write_text(yaml.safe_dump({**plain, "title": "Another"}), encoding="utf-8")
     run(settings_of(place, out, modality=str(card), pairs=2, segment_steps=1, test=None))
     assert steps_in(out) == steps
-    assert not list(out.glob("table.*")) and not list(out.glob("segmenter-*"))
+    assert not list(out.glob("table.*"))
+    assert [path.name for path in out.glob("segmenter-*")] == ["segmenter-mine.safetensors"]
     assert (out / "segmenter.safetensors").exists()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import filecmp
 import io
 import os
 import shutil
@@ -39,9 +40,15 @@ def write_outcome(asked: Recipe, results: Mapping[str, Result]) -> list[str]:
 
 
 def _take_away(asked: Recipe, made: set[str]) -> None:
-    """Delete what an earlier recipe left here that is none of this one's; its steps stay."""
-    for path in [*asked.out.glob("table.*"), *asked.out.glob(_model_name("*"))]:
-        if path.name not in made and path.name.startswith(("table.md", "table.csv", "segmenter")):
+    """Delete what an earlier recipe left here that is none of this one's; its steps stay.
+
+    Of models only copies of what lies in the steps: nobody's own file is lost.
+    """
+    for name in {"table.md", "table.csv"} - made:
+        (asked.out / name).unlink(missing_ok=True)
+    models = list(asked.out.glob("steps/both-*/run/model.safetensors"))
+    for path in asked.out.glob(_model_name("-*")):
+        if path.name not in made and any(filecmp.cmp(path, m, shallow=False) for m in models):
             path.unlink()
 
 

@@ -14,7 +14,7 @@ from univg.errors import ConfigError
 from univg.files import make_folder, write_atomic
 from univg.images import is_picture_name, list_pictures
 from univg.recipe import SEGMENT_PRESETS, Recipe
-from univg.recipe_steps import Step
+from univg.recipe_steps import Step, is_hidden
 
 Folders = Mapping[str, Path]
 MOST_GROUNDS = 48
@@ -188,16 +188,11 @@ def lent_grounds(folder: Path) -> dict[str, Path]:
 
 def choose_grounds(folder: Path) -> dict[str, Path]:
     """Return pictures below `folder`, no more than are useful, by names of which none is twice."""
-    paths = sorted(path for path in folder.rglob("*") if _is_meant(path.relative_to(folder)))
+    found = [path for path in folder.rglob("*") if not is_hidden(path, folder)]
+    paths = sorted(p for p in found if is_picture_name(p.relative_to(folder).as_posix()))
     step = max(1.0, len(paths) / MOST_GROUNDS)
     some = [paths[int(number * step)] for number in range(min(len(paths), MOST_GROUNDS))]
     return {f"{number:02d}-{path.name}": path for number, path in enumerate(some)}
-
-
-def _is_meant(path: Path) -> bool:
-    """Whether a picture, by its path in the folder, is neither hidden nor in a hidden folder."""
-    hidden = any(part.startswith(".") for part in path.parts)
-    return not hidden and is_picture_name(path.as_posix())
 
 
 def pairs_of(folder: Path) -> list[Path]:

@@ -209,7 +209,7 @@ def hash_content(path: Path, hash_files: HashFiles = hash_each) -> str:
         return _hash_all([path], path.parent, hash_files)[path]
     if not path.is_dir():
         raise DataError(f"{path}: does not exist; check the path")
-    files = sorted(p for p in path.rglob("*") if p.is_file() and not _is_hidden(p, path))
+    files = sorted(p for p in path.rglob("*") if p.is_file() and not is_hidden(p, path))
     sums = _hash_all(files, path, hash_files)
     lines = [f"{sums[p]} {p.relative_to(path).as_posix()}" for p in files]
     return sha256_hex("\n".join(lines).encode())
@@ -224,5 +224,6 @@ def _hash_all(files: Sequence[Path], folder: Path, hash_files: HashFiles) -> dic
     return {**sums, **found}
 
 
-def _is_hidden(path: Path, root: Path) -> bool:
+def is_hidden(path: Path, root: Path) -> bool:
+    """Whether `path`, which lies below `root`, is hidden or in a hidden folder."""
     return any(part.startswith(".") for part in path.relative_to(root).parts)
