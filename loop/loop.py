@@ -147,11 +147,6 @@ class _Run:
         return self.outcome
 
     def _train_until_done(self) -> None:
-        if self.step > (self.asked.max_steps or 0):
-            raise UserError(
-                f"{self.asked.out}: is trained for {self.step} steps already, {self.steps} are "
-                "asked for; choose another --out, or ask for as many"
-            )
         if self.step >= self.steps:
             self.say(f"{self.asked.out} is trained already: {self.step} steps of {self.steps}")
             return

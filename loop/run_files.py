@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from univg import __version__
-from univg.config import to_plain
+from univg.config import to_plain, to_yaml
 from univg.errors import UserError
 from univg.files import make_folder, write_atomic
+from univg.manifest import claim_folder
 
 from .options import Training
 
@@ -52,6 +53,21 @@ def identify_run(
     if asked.schedule in GROWING:
         settings.pop("max_steps")
     return {"stage": stage, "version": __version__, "settings": settings, **more}
+
+
+def claim_run(asked: Training, identity: Mapping[str, Any]) -> None:
+    """Take the run's folder, or refuse it as it is; leave the settings in it as `config.yaml`."""
+    from .checkpoints import list_checkpoints
+
+    claim_folder(asked.out, identity)
+    steps = [path.name.partition("-")[2] for path in list_checkpoints(asked.out)]
+    done = max((int(step) for step in steps if step.isdecimal()), default=0)
+    if done > (asked.max_steps or 0):
+        raise UserError(
+            f"{asked.out}: is trained for {done} steps already, {asked.max_steps} are asked for; "
+            "choose another --out, or ask for as many"
+        )
+    write_atomic(asked.out / "config.yaml", to_yaml(asked).encode())
 
 
 def check_tracker(asked: Training) -> None:

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from univg.config import to_yaml
 from univg.errors import UserError
-from univg.files import make_folder, write_atomic
+from univg.files import make_folder
 from univg.loop import run_files
-from univg.manifest import claim_folder, lock_folder
+from univg.manifest import lock_folder
 from univg.pairs import Pair
 
 from .data_store import Store
@@ -132,8 +131,7 @@ def _fit(
     with contextlib.ExitStack() as stack:
         if accelerator.is_main_process:
             stack.enter_context(lock_folder(asked.out))
-            claim_folder(asked.out, describe_run(asked, data, threshold))
-            write_atomic(asked.out / "config.yaml", to_yaml(asked).encode())
+            run_files.claim_run(asked, describe_run(asked, data, threshold))
             run_files.write_environment(asked.out, accelerator, LIBRARIES)
         accelerator.wait_for_everyone()
         return _train(asked, data, task, accelerator)

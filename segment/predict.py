@@ -81,7 +81,7 @@ def plan(asked: Predict) -> str:
     """Say what would be written."""
     from .predict_folder import list_images
 
-    listed = list_images(asked.images, asked.skip_bad)
+    listed = list_images(asked.images, asked.skip_bad, asked.fov or "auto")
     return (
         f"Would look for vessels in {len(listed.items)} images ({len(listed.problems)} cannot be "
         f"read) and write masks/, probabilities/ and overlays/ to {asked.out}."
@@ -99,8 +99,8 @@ def run(asked: Predict) -> PredictResult:
     asked = check(asked)
     if asked.out.resolve() == asked.images.resolve():
         raise DataError(f"{asked.out}: is the folder of the images; choose another --out")
-    listed = list_images(asked.images, asked.skip_bad)
     predictor = open_model(asked)
+    listed = list_images(asked.images, asked.skip_bad, predictor.how.fov)
     listed = require_views(listed, predictor.how, asked.skip_bad)
     for line in listed.notes(predictor.how):
         print(line)  # noqa: T201

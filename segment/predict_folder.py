@@ -22,7 +22,7 @@ from univg.masks import BoolMask, encode_mask, inspect_mask
 from univg.pairs import DEFAULT_SUFFIXES, match_stems, strip_stem
 from univg.run_folder import Made, Maker
 
-from .data import Preparation, Prepared, is_coloured
+from .data import Preparation, Prepared, View, is_coloured
 from .data_store import THREADS
 from .fit_pictures import tint_mask, to_display
 from .predictor import Predictor
@@ -70,8 +70,11 @@ class Listed:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def list_images(folder: Path, skip_bad: bool = False) -> Listed:
-    """Return the images of `folder`, each read once; all that cannot be used is in one report."""
+def list_images(folder: Path, skip_bad: bool = False, fov: View = "auto") -> Listed:
+    """Return the images of `folder`, each read once; all that cannot be used is in one report.
+
+    Fields of view beside them are looked at where `fov` makes use of them.
+    """
     if not folder.is_dir():
         what = "is a file; give the folder it lies in" if folder.exists() else "does not exist"
         raise DataError(f"{folder}: {what}")
@@ -79,7 +82,7 @@ def list_images(folder: Path, skip_bad: bool = False) -> Listed:
     paths = list_pictures(inner if inner.is_dir() else folder)
     if not paths:
         raise DataError(f"{folder}: holds no picture (png, tif, gif, bmp, ppm or jpg); check it")
-    views, problems = _find_views(folder, paths)
+    views, problems = _find_views(folder, paths) if fov in {"auto", "given"} else ({}, [])
     problems += _find_doubles(paths)
     doubled = {problem.path for problem in problems}
     items: list[Item] = []

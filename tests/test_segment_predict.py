@@ -171,6 +171,17 @@ def test_nothing_is_found_outside_the_field_of_view(place, tmp_path):
     assert read_mask(tmp_path / "whole" / "masks" / "square.png")[:, 20:].any()
 
 
+@pytest.mark.parametrize("fov", ["whole", "found"])
+def test_fields_of_view_that_are_not_used_stop_nothing(place, tmp_path, fov):
+    folder = write_images(tmp_path / "set")
+    (folder / "fov").mkdir()
+    (folder / "fov" / "square.png").write_bytes(b"no picture at all")
+    with pytest.raises(ProblemReport, match=r"square\.png"):
+        predict.run(settings_for(place, tmp_path / "auto", images=folder))
+    done = predict.run(settings_for(place, tmp_path / fov, images=folder, fov=fov))
+    assert done.made == 4 and done.bad == 0
+
+
 def spoil(folder: Path) -> None:
     (folder / "images" / "cut.png").write_bytes(
         (folder / "images" / "square.png").read_bytes()[:200]

@@ -346,10 +346,11 @@ def test_a_longer_run_keeps_its_synthetic_part_and_a_shorter_one_is_refused(tmp_
         fit.run(Fit(**given, out=out, max_steps=4, synthetic_until=0.5))
     other = tmp_path / "other"
     fit.run(Fit(**given, out=other, max_steps=3))
-    before = (other / "model.safetensors").read_bytes()
+    kept = ("model.safetensors", "config.yaml", "result.json")
+    before = [(other / name).read_bytes() for name in kept]
     with pytest.raises(UserError, match="trained for 3 steps already, 2 are asked for"):
         fit.run(Fit(**given, out=other, max_steps=2))
-    assert (other / "model.safetensors").read_bytes() == before
+    assert [(other / name).read_bytes() for name in kept] == before
 
 
 def test_each_shot_left_out_and_one_left_out_are_refused(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from test_univg_recipe import SIDES, settings_of, steps_in
@@ -54,6 +55,54 @@ def test_a_lossless_copy_of_a_shot_is_no_test_image(place, change):
     change(copy)
     shutil.copy(files_of(place / "shots", "masks")[1], place / "test" / "masks" / "zz.png")
     refuse(place, f"zz.png: is the shot {shot.name}")
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda image: cv2.imdecode(
+            cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 60])[1], cv2.IMREAD_UNCHANGED
+        ),
+        lambda image: np.clip(image * 0.8 + 25, 0, 255).astype(np.uint8),
+        lambda image: np.ascontiguousarray(image[:, ::-1]),
+    ],
+    ids=["as JPEG", "lightened", "mirrored"],
+)
+def test_a_shot_that_was_saved_again_is_no_test_image_and_no_second_shot(place, save):
+    shot, mask = (files_of(place / "shots", name)[1] for name in ("images", "masks"))
+    for folder, named in (("test", f"zz.png: is the shot {shot.name}, saved again"),
+                          ("shots", f"is {shot.name}, saved again")):  # fmt: skip
+        copy = place / folder / "images" / "zz.png"
+        copy.write_bytes(encode_image(save(read_image(shot))))
+        other = read_mask(mask)
+        other[:3, :3] = True  # masks that are the same are told otherwise
+        (place / folder / "masks" / "zz.png").write_bytes(encode_mask(other))
+        refuse(place, named, **({"wanted": 6} if folder == "shots" else {}))
+        copy.unlink()
+        (place / folder / "masks" / "zz.png").unlink()
+
+
+def exchange(masks: list[Path]) -> None:
+    held = [path.read_bytes() for path in masks]
+    for path, other in zip(masks, [*held[1:], held[0]], strict=True):
+        path.write_bytes(other)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_masks_of_other_shots_are_refused(place, count):
+    masks = files_of(place / "shots", "masks")
+    exchange(masks[:count])
+    told = refuse(place, f"{masks[0].name}: fits its image worse than")
+    assert told.count("are masks mixed up?") == count
+
+
+@pytest.mark.parametrize(
+    ("turn", "told"), [(np.fliplr, "mirrored"), (lambda mask: mask.T, "rows and columns exchanged")]
+)
+def test_a_mask_that_is_turned_is_refused(place, turn, told):
+    path = files_of(place / "shots", "masks")[2]
+    path.write_bytes(encode_mask(np.ascontiguousarray(turn(read_mask(path)))))
+    refuse(place, f"{path.name}: fits its image better .*{told}")
 
 
 def test_a_test_set_that_is_exchanged_or_inverted_is_refused(place):

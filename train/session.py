@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from univg.config import to_yaml
 from univg.errors import UserError
-from univg.files import make_folder, remove_temporaries, write_atomic
+from univg.files import make_folder, remove_temporaries
 from univg.loop import run_files
-from univg.manifest import claim_folder, lock_folder
+from univg.manifest import lock_folder
 from univg.progress import show_progress
 
 from .options import Engine
@@ -165,8 +164,7 @@ def open_session(
             identity = run_files.identify_run(
                 asked, f"train {command}", FREE, base=base.identity, data=dict(data)
             )
-            claim_folder(asked.out, identity)
-            write_atomic(asked.out / "config.yaml", to_yaml(asked).encode())
+            run_files.claim_run(asked, identity)
         accelerator.wait_for_everyone()
         size_px = asked.size_px or base.native_px
         if size_px % (8 * base.vae_factor):

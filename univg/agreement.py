@@ -87,7 +87,7 @@ def mask_agreement(
 
     `polarity` "auto" is chosen from the image alone; where the modality is known, name it.
     """
-    ridges, small = _prepare(image, mask, fov)
+    ridges, small = prepare(image, mask, fov)
     chosen = choose_polarity([ridges]) if polarity == "auto" else polarity
     found = _detect(ridges, small, chosen)
     return Agreement(cldice=cldice(found, small), dice=dice(found, small), polarity=chosen)
@@ -107,7 +107,7 @@ def measure_agreement(
     if not images or len(images) != len(masks):
         raise DataError(f"{len(images)} images and {len(masks)} masks: give one mask an image")
     fovs = [None] * len(images) if fovs is None else fovs
-    pairs = [_prepare(*each) for each in zip(images, masks, fovs, strict=True)]
+    pairs = [prepare(*each) for each in zip(images, masks, fovs, strict=True)]
     ridges, smalls = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     chosen = choose_polarity(ridges) if polarity == "auto" else polarity
     found = [_detect(each, small, chosen) for each, small in pairs]
@@ -127,7 +127,10 @@ def measure_agreement(
     )
 
 
-def _prepare(image: ImageArray, mask: BoolMask, fov: BoolMask | None) -> tuple[Ridges, BoolMask]:
+def prepare(
+    image: ImageArray, mask: BoolMask, fov: BoolMask | None = None
+) -> tuple[Ridges, BoolMask]:
+    """Return what could be vessels in `image`, and its mask, at the size of comparison."""
     if mask.dtype != np.bool_ or mask.shape != image.shape[:2]:
         raise DataError(
             f"the mask is {mask.dtype} of {mask.shape}, its image {image.shape[:2]}: "
@@ -135,6 +138,11 @@ def _prepare(image: ImageArray, mask: BoolMask, fov: BoolMask | None) -> tuple[R
         )
     ridges = measure_ridges(image, fov)
     return ridges, resize_to(mask, (ridges.dark.shape[0], ridges.dark.shape[1]))
+
+
+def score_fit(ridges: Ridges, mask: BoolMask, polarity: Polarity) -> float:
+    """Return the Dice of what is found in an image against a mask, both as prepared."""
+    return dice(_detect(ridges, mask, polarity), mask) if ridges.dark.shape == mask.shape else 0.0
 
 
 def _detect(ridges: Ridges, mask: BoolMask, polarity: Polarity) -> BoolMask:

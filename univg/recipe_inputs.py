@@ -7,6 +7,7 @@ of all that is wrong.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from univg.images import ImageArray, PictureError, read_image
 from univg.masks import BoolMask, judge_example
 from univg.modalities import find_modality
 from univg.pairs import Pair, PairFacts, find_pairs, read_pair
+from univg.recipe_likeness import Signed, find_copies, sign_picture
+from univg.recipe_pairing import Trace, judge_pairing, trace_shot
 
 BRIGHT = {"octa"}
 DARK = {"fundus", "oct", "coronary", "brain"}
@@ -25,6 +28,7 @@ GREY = {"octa", "oct", "coronary", "brain"}
 COLOUR_LEVELS = 12.0
 """Mean spread of the channels from which a picture is in colour; scanners tint grey ones."""
 RING_PX = 4
+APART = "take it out of one of the two"
 
 
 def check_shots(
@@ -38,23 +42,13 @@ def check_shots(
     name = find_modality(modality).name
     found, problems = find_pairs(folder, verify=True)
     doubts: list[Problem] = []
-    prints: dict[str, Path] = {}
-    masks: dict[str, Path] = {}
-    kinds: dict[int, Path] = {}
+    shots = Shots()
     for pair in found.pairs:
         wrong, facts = read_pair(pair)
         problems += wrong
-        if facts is None or wrong:
-            continue
-        doubts += judge_shot(facts, name)
-        doubts += note_double(prints, facts.image, pair.image)
-        doubts += note_double(masks, facts.reading.mask, pair.mask)
-        first = kinds.setdefault(facts.image.ndim, pair.image)
-        if alike and first == pair.image and len(kinds) > 1:
-            other = next(iter(kinds.values()))
-            detail = f"is {_kind_of(facts.image)}, and {other.name} {_kind_of(read_image(other))}"
-            remedy = "bring all shots to one kind"
-            doubts.append(Problem(path=pair.image, kind="kind", detail=detail, remedy=remedy))
+        if facts is not None and not wrong:
+            doubts += judge_shot(facts, name)
+            doubts += shots.add(facts, alike)
     if problems:
         raise ProblemReport([*problems, *doubts], f"{folder}: shots that cannot be used")
     if len(found.pairs) != wanted:
@@ -63,9 +57,41 @@ def check_shots(
             f"{folder}: holds {count} annotated images, and {wanted} are expected; add some, "
             f"choose some, or say --wanted {count}"
         )
+    if all(doubt.kind == "modality" for doubt in doubts):
+        # A mask that is not the image's own makes vessels look like those of another modality.
+        doubts = judge_pairing(shots.traces) or doubts
     if doubts:
         raise ProblemReport(doubts, f"{folder}: shots that cannot be right")
-    return {} if test is None else _check_test(prints, folder, test)
+    return {} if test is None else _check_test(shots, folder, test)
+
+
+@dataclass
+class Shots:
+    """What is remembered of shots, to compare others with them."""
+
+    prints: dict[str, Path] = field(default_factory=dict)
+    masks: dict[str, Path] = field(default_factory=dict)
+    kinds: dict[int, Path] = field(default_factory=dict)
+    traces: list[Trace] = field(default_factory=list)
+    signed: list[Signed] = field(default_factory=list)
+
+    def add(self, facts: PairFacts, alike: bool) -> list[Problem]:
+        """Remember a shot; return what makes it one too many, or of another kind than the first."""
+        pair, image = facts.pair, facts.image
+        problems = note_double(self.prints, image, pair.image)
+        problems += note_double(self.masks, facts.reading.mask, pair.mask)
+        first = self.kinds.setdefault(image.ndim, pair.image)
+        if alike and first == pair.image and len(self.kinds) > 1:
+            other = next(iter(self.kinds.values()))
+            detail = f"is {_kind_of(image)}, and {other.name} {_kind_of(read_image(other))}"
+            remedy = "bring all shots to one kind"
+            problems.append(Problem(path=pair.image, kind="kind", detail=detail, remedy=remedy))
+        signed = sign_picture(pair.image, image)
+        if not problems:
+            problems += _tell_copies(find_copies([signed], self.signed), "is", "each must differ")
+        self.signed.append(signed)
+        self.traces.append(trace_shot(facts))
+        return problems
 
 
 def note_double(seen: dict[str, Path], picture: ImageArray | BoolMask, path: Path) -> list[Problem]:
@@ -151,10 +177,9 @@ def _kind_of(image: ImageArray) -> str:
 
 def check_leaks(folder: Path, sums: Mapping[Path, str], tests: Mapping[str, Path]) -> None:
     """Refuse unlabelled images, with the checksums of their files, that are among the tests."""
-    remedy = "take it out of one of the two"
     problems = [
         Problem(path=path, kind="leak", detail=f"is the test image {tests[digest].name}",
-                remedy=remedy)
+                remedy=APART)
         for path, digest in sums.items() if digest in tests
     ]  # fmt: skip
     if problems:
@@ -193,7 +218,7 @@ def vessel_contrast(image: ImageArray, mask: BoolMask) -> float:
     return float((np.median(grey[mask]) - np.median(grey[ring])) / max(float(grey.std()), 1e-6))
 
 
-def _check_test(shots: Mapping[str, Path], folder: Path, test: Path) -> dict[str, Path]:
+def _check_test(shots: Shots, folder: Path, test: Path) -> dict[str, Path]:
     """Refuse a test set that cannot be read, or that holds one of the shots."""
     _refuse_same(test, folder, "the shots", "a test set is of other images")
     found, problems = find_pairs(test, verify=True)
@@ -201,6 +226,7 @@ def _check_test(shots: Mapping[str, Path], folder: Path, test: Path) -> dict[str
         raise DataError(f"{test}: holds no pair of image and mask; check the path")
     sums: dict[str, Path] = {}
     prints: dict[str, Path] = {}
+    signed: list[Signed] = []
     bare = 0
     for pair in found.pairs:
         wrong, facts = read_pair(pair)
@@ -215,16 +241,26 @@ def _check_test(shots: Mapping[str, Path], folder: Path, test: Path) -> dict[str
             problems += judge_pair_kind(facts)
         problems += note_double(prints, facts.image, pair.image)
         sums[sha256_of_file(pair.image)] = pair.image
-        shot = shots.get(print_of(facts.image))
-        if shot is not None:
-            detail, remedy = f"is the shot {shot.name}", "take it out of one of the two"
-            problems.append(Problem(path=pair.image, kind="leak", detail=detail, remedy=remedy))
+        shot = shots.prints.get(print_of(facts.image))
+        if shot is None:
+            signed.append(sign_picture(pair.image, facts.image))
+        else:
+            detail = f"is the shot {shot.name}"
+            problems.append(Problem(path=pair.image, kind="leak", detail=detail, remedy=APART))
+    problems += _tell_copies(find_copies(signed, shots.signed), "is the shot", APART)
     if problems:
         raise ProblemReport(problems, f"{test}: a test set that cannot be used")
     if bare == len(found.pairs):
         raise DataError(f"{test}: no mask holds a vessel, so nothing can be measured; check them")
     _require_views(test, found.pairs)
     return sums
+
+
+def _tell_copies(copies: Mapping[Path, Path], what: str, remedy: str) -> list[Problem]:
+    return [
+        Problem(path=path, kind="leak", detail=f"{what} {other.name}, saved again", remedy=remedy)
+        for path, other in copies.items()
+    ]
 
 
 def _require_views(test: Path, pairs: Sequence[Pair]) -> None:

@@ -1,0 +1,102 @@
+"""Whether each shot has its own mask: not that of another shot, and not a mirrored one.
+
+In: images and masks of shots. Out: those that another mask would fit much better. A fixed detector
+finds what could be vessels (`univg.agreement`); on a mask of another image there is little of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from univg.agreement import prepare, score_fit
+from univg.errors import Problem
+from univg.masks import BoolMask
+from univg.pairs import Pair, PairFacts
+from univg.vesselness import Polarity, Ridges, choose_polarity
+
+LEAST_GAIN = 0.1
+"""Of Dice; how often real shots gain as much, and how often wrong ones: see
+`benchmarks/results/shot_checks.md`."""
+MOST_COMPARED = 30
+"""Of more shots than that each is looked at by itself: an order of all would take its time."""
+TURNS: Mapping[str, Callable[[BoolMask], BoolMask]] = {
+    "mirrored": np.fliplr,
+    "upside down": np.flipud,
+    "turned by 180°": lambda mask: np.rot90(mask, 2),
+    "turned to the left": lambda mask: np.rot90(mask, 1),
+    "turned to the right": lambda mask: np.rot90(mask, 3),
+    "with rows and columns exchanged": lambda mask: mask.T,
+}
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What of a shot tells whether a mask fits: small, so many may be held."""
+
+    pair: Pair
+    ridges: Ridges
+    mask: BoolMask
+
+
+def trace_shot(facts: PairFacts) -> Trace:
+    """Return the trace of a shot that can be read."""
+    return Trace(facts.pair, *prepare(facts.image, facts.reading.mask))
+
+
+def judge_pairing(traces: Sequence[Trace]) -> list[Problem]:
+    """Return the shots whose masks would fit better in another order, or turned."""
+    if not traces:
+        return []
+    polarity = choose_polarity([trace.ridges for trace in traces])
+    exchanged = _list_exchanged(traces, polarity) if len(traces) <= MOST_COMPARED else {}
+    if exchanged:
+        return [
+            _tell(traces[k], f"fits its image worse than {traces[other].pair.mask.name} does",
+                  "are masks mixed up?")
+            for k, other in exchanged.items()
+        ]  # fmt: skip
+    return [
+        _tell(trace, f"fits its image better {turn}", "turn it so")
+        for trace in traces
+        if (turn := _find_turn(trace, polarity))
+    ]
+
+
+def _list_exchanged(traces: Sequence[Trace], polarity: Polarity) -> dict[int, int]:
+    """Return the shots that gain by other masks, and whose."""
+    table = np.array([
+        [score_fit(one.ridges, other.mask, polarity) for other in traces] for one in traces
+    ])  # fmt: skip
+    _, order = linear_sum_assignment(table, maximize=True)
+    found: dict[int, int] = {}
+    for first in range(len(order)):
+        ring = _follow(order, first)
+        gain = np.mean([table[k, order[k]] - table[k, k] for k in ring])
+        if gain >= LEAST_GAIN:
+            found |= {k: int(order[k]) for k in ring}
+    return dict(sorted(found.items()))
+
+
+def _follow(order: Sequence[int], first: int) -> list[int]:
+    """Return the ring of shots that exchange their masks with `first`."""
+    ring = [first]
+    while (following := int(order[ring[-1]])) != first:
+        ring.append(following)
+    return ring
+
+
+def _find_turn(trace: Trace, polarity: Polarity) -> str:
+    """Return how a mask would fit its image much better; nothing where it would not."""
+    own = score_fit(trace.ridges, trace.mask, polarity)
+    fits = {name: score_fit(trace.ridges, turn(trace.mask), polarity)
+            for name, turn in TURNS.items()}  # fmt: skip
+    best = max(fits, key=lambda name: fits[name])
+    return best if fits[best] - own >= LEAST_GAIN else ""
+
+
+def _tell(trace: Trace, detail: str, remedy: str) -> Problem:
+    return Problem(path=trace.pair.mask, kind="swapped", detail=detail, remedy=remedy)
