@@ -165,7 +165,8 @@ def describe_protocol(jobs: Sequence[Found]) -> str:
     lines.append(
         "- The network sees images at the size that the shots' masks need (`--size-px auto`); what "
         "it finds is judged at the size that stands first. The paper works at 512 px and tests on "
-        "all images but the five. Truth is scaled like the masks of the shots."
+        "all images but the five. Truth is scaled like the masks of the shots.\n"
+        "- Intervals and p are over images: what another seed of training changes is not in them."
     )
     return "\n".join(lines) + "\n"
 
@@ -176,7 +177,7 @@ def _score_lines(jobs: Sequence[Found], rows: Sequence[str], sets: Sequence[str]
         mine = [job for job in jobs if job["row"] == row]
         for name in sets:
             here = [job for job in mine if job["set"] == name]
-            cells.append(" / ".join(_show_spread(here, metric) for metric in METRICS))
+            cells.append(" / ".join(_show_spread(here, metric) for metric in METRICS if here))
             if here:
                 means.append([_mean_of(here, metric) for metric in METRICS])
         whole = len(means) == len(sets)
@@ -234,8 +235,6 @@ def pair_images(
 
 
 def _show_spread(jobs: Sequence[Found], metric: str) -> str:
-    if not jobs:
-        return ""
     means = [float(np.mean(_values(job, metric))) * 100 for job in jobs]
     text = f"{np.mean(means):.2f}"
     return f"{text} ± {np.std(means, ddof=1):.2f}" if len(means) > 1 else text
