@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from univg.errors import UserError
 from univg.files import make_folder, write_atomic
 
 from .journal import METRICS
+from .options import check_folds
 
 T = TypeVar("T")
 CURVES = "leave-one-out.json"
@@ -31,12 +31,7 @@ def choose_steps(asked: T, shots: int, adapt: Callable[[Any], Any]) -> T:
     from .device import is_first_process
 
     settings: Any = asked
-    if shots < 2:
-        raise UserError(f"--leave-one-out needs two shots at least, there is {shots}")
-    if settings.hold_out:
-        raise UserError("--leave-one-out holds each shot out in turn; leave --hold-out away")
-    if getattr(settings, "left_out", None) is not None:
-        raise UserError("--leave-one-out leaves each shot out in turn; leave --left-out away")
+    check_folds(settings, shots)
     folder = make_folder(folder_of(settings.out))
     is_first = is_first_process()
     curves = []

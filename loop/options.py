@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from annotated_types import Ge, Gt, Le
 
 from univg.config import check, settings
-from univg.errors import ConfigError
+from univg.errors import ConfigError, UserError
 
 Optimizer = Literal["adamw", "adam", "adamw8bit"]
 Schedule = Literal["constant", "constant_with_warmup", "cosine", "linear"]
@@ -107,3 +107,13 @@ def _space_events(asked: T) -> T:
         if getattr(asked, key) is None
     }
     return dataclasses.replace(asked, **opened)
+
+
+def check_folds(settings: Any, shots: int) -> None:
+    """Refuse what cannot be left out in turn."""
+    if shots < 2:
+        raise UserError(f"--leave-one-out needs two shots at least, there is {shots}")
+    if settings.hold_out:
+        raise UserError("--leave-one-out holds each shot out in turn; leave --hold-out away")
+    if getattr(settings, "left_out", None) is not None:
+        raise UserError("--leave-one-out leaves each shot out in turn; leave --left-out away")

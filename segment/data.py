@@ -27,7 +27,7 @@ from univg.masks import (
     find_fov,
     inspect_mask,
     judge_example,
-    judge_mask,
+    judge_view,
 )
 from univg.pairs import Pair
 from univg.resize import resize_to
@@ -184,8 +184,7 @@ def judge_pair(pair: Pair, *, synthetic: bool = False) -> list[Problem]:
     try:
         problems += _judge_mask(pair.mask, inspect_mask(pair.mask), size, synthetic)
         if pair.fov is not None:
-            view = judge_mask(pair.fov, inspect_mask(pair.fov), size)
-            problems += [problem for problem in view if problem.kind != "full"]
+            problems += judge_view(pair.fov, inspect_mask(pair.fov), size)
     except PictureError as error:
         problems.append(error.problem)
     return problems

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from univg.errors import ConfigError, DataError, Problem, ProblemReport
-from univg.pairs import DEFAULT_SUFFIXES
+from univg.pairs import DEFAULT_SUFFIXES, find_masks
 from univg.pool import map_in_order
 from univg.progress import show_progress
 
@@ -162,13 +162,18 @@ def check_methods(
         raise ConfigError(f"{len(methods)} methods: evaluate one, or compare two")
     if len({method.name for method in methods}) < len(methods):
         raise ConfigError(f"both methods are called {methods[0].name}: name them apart")
+    seen = _list_resolved(truth)
     for method in methods:
-        if method.masks.resolve() == truth.resolve():
+        if seen & _list_resolved(method.masks):
             raise ConfigError(f"{method.masks} is the folder of truth: give that of predictions")
-    places = [method.masks.resolve() for method in methods]
-    if len(set(places)) < len(places):
+    if len(methods) == 2 and _list_resolved(methods[0].masks) & _list_resolved(methods[1].masks):
         raise ConfigError(f"{methods[1].masks} is compared with itself: give another folder")
     return choose_metrics(metrics, probability=any(m.probabilities is not None for m in methods))
+
+
+def _list_resolved(folder: Path) -> set[Path]:
+    """Return the masks of a folder, whatever it is called by: files, not folders, are the same."""
+    return {path.resolve() for path in find_masks(folder)}
 
 
 def _measure_all(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median_low
 
 from univg.errors import UserError
 from univg.masks import BoolMask, read_mask
@@ -32,6 +33,8 @@ class Data:
     how: Preparation
     most_px: int
     """Longest side of any training image, scaled."""
+    shots_px: int
+    """Longest side of the shots' images as they are, the median of them."""
 
 
 def read_pairs(asked: Fit) -> tuple[list[Pair], list[Pair]]:
@@ -77,8 +80,9 @@ def arrange(asked: Fit, shots: Sequence[Pair], synthetic: Sequence[Pair]) -> Dat
         others = [look_at(pair) for pair in synthetic] if not asked.patch_px else []
         sizes = [max(shape.size) for shape in (*shapes, *others)]
     return Data(
-        real=real, held_out=held_out, synthetic=list(synthetic), how=how, most_px=max(sizes)
-    )
+        real=real, held_out=held_out, synthetic=list(synthetic), how=how, most_px=max(sizes),
+        shots_px=median_low(max(shape.size) for shape in shapes),
+    )  # fmt: skip
 
 
 def read_masks(pairs: Sequence[Pair]) -> list[BoolMask]:

@@ -66,6 +66,7 @@ def describe_model(asked: Fit, data: Data, tile_px: int, fixed: bool) -> dict[st
             "shots": [pair.stem for pair in data.real],
             "held_out": [pair.stem for pair in data.held_out],
             "synthetic_pairs": len(data.synthetic),
+            "shots_px": data.shots_px,
         },
         "univg": __version__,
     }

@@ -18,6 +18,7 @@ import numpy as np
 from univg.errors import UserError
 from univg.files import make_folder
 from univg.loop import run_files
+from univg.loop.options import check_folds
 from univg.manifest import lock_folder
 from univg.pairs import Pair
 
@@ -74,8 +75,11 @@ def describe_plan(asked: Fit) -> str:
     shots, synthetic = read_pairs(asked)
     asked = resolve(asked, max(1, len(shots) - asked.hold_out), len(synthetic))
     check_request(asked)
+    if asked.leave_one_out:
+        check_folds(asked, len(shots))
     data = arrange(asked, shots, synthetic)
     cut = choose_cut(asked, data)
+    folds = f"First {len(shots)} runs, each without one shot.\n" if asked.leave_one_out else ""
     made = count_synthetic(asked.batch or 1, asked.synthetic_share or 0.0, len(synthetic))
     total = (asked.max_steps or 0) * (asked.batch or 1)
     what = "whole images of" if cut.whole else "patches of"
@@ -86,7 +90,7 @@ def describe_plan(asked: Fit) -> str:
         f"Network {asked.network}{describe_source(asked)}, preset {asked.preset}: "
         f"{asked.max_steps} steps of {asked.batch} ({made} of them synthetic), {total} samples; "
         f"{asked.loss}, {asked.optimizer}, learning rate {asked.learning_rate:g}, "
-        f"{asked.schedule}.\n"
+        f"{asked.schedule}.\n{folds}"
         "Time: told after the first step.\n"
         f"Writes {asked.out / 'model.safetensors'}, report.html, checkpoints every "
         f"{asked.save_every} steps, metrics.jsonl."

@@ -102,7 +102,8 @@ def run(asked: Predict) -> PredictResult:
     predictor = open_model(asked)
     listed = list_images(asked.images, asked.skip_bad, predictor.how.fov)
     listed = require_views(listed, predictor.how, asked.skip_bad)
-    for line in listed.notes(predictor.how):
+    sizes = listed.note_sizes(predictor.how, predictor.shots_px)
+    for line in [*listed.notes(predictor.how), *sizes]:
         print(line)  # noqa: T201
     maker = PredictMaker(predictor, listed.items, identity_of(asked, listed))
     wanted = range(len(listed.items))

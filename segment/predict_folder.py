@@ -18,8 +18,9 @@ import numpy as np
 from univg.errors import DataError, Problem, ProblemReport
 from univg.files import sha256_of_file
 from univg.images import ImageArray, PictureError, encode_image, list_pictures, read_image
+from univg.manifest import MANIFEST_NAME
 from univg.masks import BoolMask, encode_mask, inspect_mask
-from univg.pairs import DEFAULT_SUFFIXES, match_stems, strip_stem
+from univg.pairs import DEFAULT_SUFFIXES, find_pairs, match_stems, strip_stem
 from univg.run_folder import Made, Maker
 
 from .data import Preparation, Prepared, View, is_coloured
@@ -28,6 +29,8 @@ from .fit_pictures import tint_mask, to_display
 from .predictor import Predictor
 
 DEEP = 65_535
+FAR_SCALED = 2.0
+"""Images this many times larger or smaller than the shots are told."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Item:
     sha256: str
     """Of its file, and of that of its field of view."""
     grey: bool
+    longest_px: int
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,22 @@ class Listed:
             ]
         return []
 
+    def note_sizes(self, how: Preparation, shots_px: int) -> list[str]:
+        """Return a line where images are scaled far otherwise than those of training were."""
+        if not how.longest_px or not shots_px:
+            return []
+        odd = [item for item in self.items
+               if not 1 / FAR_SCALED < item.longest_px / shots_px < FAR_SCALED]  # fmt: skip
+        if not odd:
+            return []
+        first = odd[0]
+        return [
+            f"{len(odd)} of {len(self.items)} images are far from the size of the shots, "
+            f"{shots_px} px (first: {first.path.name}, {first.longest_px} px); each is scaled to "
+            f"{how.longest_px} px. If their vessels are as wide in pixels as those of the shots, "
+            "cut or pad them to that size"
+        ]
+
     def checksum(self) -> str:
         """Return one checksum of all images and their names."""
         text = "\n".join(f"{item.path.stem}\0{item.sha256}" for item in self.items)
@@ -78,11 +98,9 @@ def list_images(folder: Path, skip_bad: bool = False, fov: View = "auto") -> Lis
     if not folder.is_dir():
         what = "is a file; give the folder it lies in" if folder.exists() else "does not exist"
         raise DataError(f"{folder}: {what}")
-    inner = folder / "images"
-    paths = list_pictures(inner if inner.is_dir() else folder)
+    paths, views, problems = _list_sources(folder, fov in {"auto", "given"})
     if not paths:
         raise DataError(f"{folder}: holds no picture (png, tif, gif, bmp, ppm or jpg); check it")
-    views, problems = _find_views(folder, paths) if fov in {"auto", "given"} else ({}, [])
     problems += _find_doubles(paths)
     doubled = {problem.path for problem in problems}
     items: list[Item] = []
@@ -191,6 +209,24 @@ class PredictMaker(Maker):
         return Made(index, files, row)
 
 
+def _list_sources(
+    folder: Path, views_count: bool
+) -> tuple[list[Path], dict[Path, Path], list[Problem]]:
+    """Return images, their fields of view, and what is wrong with names.
+
+    Those that a manifest names, as everywhere; where there is none, or it names none, `images/`.
+    """
+    if (folder / MANIFEST_NAME).exists():
+        found, problems = find_pairs(folder)
+        named = sorted([*(pair.image for pair in found.pairs), *found.unlabelled])
+        if named:
+            views = {pair.image: pair.fov for pair in found.pairs if pair.fov and views_count}
+            return named, views, problems
+    inner = folder / "images"
+    paths = list_pictures(inner if inner.is_dir() else folder)
+    return (paths, *(_find_views(folder, paths) if views_count else ({}, [])))
+
+
 def _find_views(folder: Path, paths: Sequence[Path]) -> tuple[dict[Path, Path], list[Problem]]:
     """Return the field of view of each image that has one, and images with two of them."""
     place = folder / "fov"
@@ -244,4 +280,4 @@ def _look_at(path: Path, fov: Path | None) -> Item | Problem:
         return error.problem
     except OSError as error:
         return Problem(path=path, kind="unreadable", detail=f"cannot be read ({error.strerror})")
-    return Item(path, fov, digest, not is_coloured(image))
+    return Item(path, fov, digest, not is_coloured(image), max(image.shape[:2]))

@@ -6,6 +6,7 @@ is stored, of any size, depth and number of channels, to the probability of vess
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -54,6 +55,13 @@ class Predictor:
     batch: int = 1
     overlap: float = 0.5
     flips: bool = False
+
+    @property
+    def shots_px(self) -> int:
+        """Longest side of the images that it was trained on, 0 where the model does not say."""
+        training = self.card.facts.get("training")
+        told = training.get("shots_px") if isinstance(training, Mapping) else None
+        return told if isinstance(told, int) else 0
 
     def predict(self, image: ImageArray, fov: BoolMask | None = None) -> Found:
         """Return what the model finds in an image (H, W) or (H, W, 3) of 8 or 16 bits."""

@@ -18,6 +18,19 @@ from .evaluate_folders import Evaluation, count_things
 from .metrics import Metric
 
 SIGNIFICANT = 0.05
+LATEX_SIGNS = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "\\": "\\textbackslash{}",
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+    "|": "\\textbar{}",
+    "<": "\\textless{}",
+    ">": "\\textgreater{}",
+    "↑": "$\\uparrow$",
+    "↓": "$\\downarrow$",
+    "\n": " ",
+}
+"""Text as LaTeX prints it, in its default encoding too."""
 
 
 def list_images(found: Evaluation) -> str:
@@ -147,7 +160,8 @@ def write_text(found: Evaluation) -> str:
     if found.tests:
         head, rows = comparison_rows(found)
         first, second = found.methods
-        parts.append(f"{first} minus {second}, the same images:\n")
+        names = f"{_plain_markdown(first)} minus {_plain_markdown(second)}"
+        parts.append(f"{names}, the same images:\n")
         parts.append(_markdown_table([head, *rows]))
     return "\n".join([*parts, describe(found)])
 
@@ -217,7 +231,8 @@ def _latex_cell(found: Evaluation, method: str, key: str) -> str:
         return "--"
     mean = metric.show(summary.mean)
     known = [of_method[key].mean for of_method in found.summaries.values()]
-    others = [value for value in known if value is not None and value != summary.mean]
+    # What reads the same is no better.
+    others = [value for value in known if value is not None and metric.show(value) != mean]
     better = [value < summary.mean for value in others]
     if better and all(better) == metric.higher_is_better and len(set(better)) == 1:
         mean = f"\\mathbf{{{mean}}}"
@@ -229,7 +244,7 @@ def _latex_cell(found: Evaluation, method: str, key: str) -> str:
 
 def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """Return an aligned table; the first row is the heading, the first column text."""
-    rows = [[" ".join(cell.replace("|", "\\|").split("\n")) for cell in row] for row in rows]
+    rows = [[_plain_markdown(cell) for cell in row] for row in rows]
     widths = [max(2, *(len(row[k]) for row in rows)) for k in range(len(rows[0]))]
     rule = ["-" * widths[0]] + ["-" * (width - 1) + ":" for width in widths[1:]]
     lines = []
@@ -240,11 +255,13 @@ def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _plain_markdown(text: str) -> str:
+    """Return text that Markdown shows as it is, in one line; `_` within words needs nothing."""
+    return re.sub(r"([\\|*`<>$])", r"\\\1", " ".join(text.split("\n")))
+
+
 def _latex(text: str) -> str:
-    plain = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", "/"))
-    for sign, command in (("~", "\\textasciitilde{}"), ("^", "\\textasciicircum{}")):
-        plain = plain.replace(sign, command)
-    return plain.replace("↑", "$\\uparrow$").replace("↓", "$\\downarrow$")
+    return "".join(LATEX_SIGNS.get(sign, sign) for sign in text)
 
 
 def _range(metric: Metric, low: float | None, high: float | None, sign: str = "") -> str:

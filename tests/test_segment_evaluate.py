@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import math
+import shutil
 
 import cv2
 import numpy as np
@@ -30,7 +31,7 @@ from univg.segment.statistics import (
     permute_signs,
     summarise,
 )
-from univg.segment.tables import write_latex
+from univg.segment.tables import write_latex, write_markdown
 
 COUNT = 6
 
@@ -189,6 +190,10 @@ def test_what_cannot_be_meant_is_refused(sets):
         run(settings_for(sets, predicted=sets / "truth"))
     with pytest.raises(ConfigError, match="compared with itself"):
         run(settings_for(sets, against=sets / "good"))
+    with pytest.raises(ConfigError, match="is the folder of truth"):
+        run(settings_for(sets, predicted=sets / "truth" / "masks"))
+    with pytest.raises(ConfigError, match="compared with itself"):
+        run(settings_for(sets, against=sets / "good" / "masks"))
     with pytest.raises(ConfigError, match="both methods are called a"):
         run(settings_for(sets, against=sets / "poor", name="a", against_name="a"))
     with pytest.raises(ConfigError, match="a folder that is measured"):
@@ -300,6 +305,21 @@ def test_latex_is_balanced_and_escaped(sets):
     assert {row.replace("\\&", "").count("&") for row in rows} == {2}
     assert "$\\mathbf{" in rows[1] and "$\\mathbf{" not in rows[2]
     assert text.count("{") == text.count("}")
+
+
+def test_names_are_shown_as_they_are_and_equal_figures_alike(sets):
+    odd = r"a|b_c <i> *d* \e"
+    shutil.copytree(sets / "good", sets / "same")
+    found = evaluate_folders(
+        sets / "truth",
+        [Method(name=odd, masks=sets / "good"), Method(name="b", masks=sets / "same")],
+        metrics=("dsc",),
+        draws=200,
+    )
+    text = write_latex(found)
+    shown = r"a\textbar{}b\_c \textless{}i\textgreater{} *d* \textbackslash{}e"
+    assert shown in text and "mathbf" not in text
+    assert r"a\|b_c \<i\> \*d\* \\e" in write_markdown(found)
 
 
 def test_every_metric_says_what_empty_masks_give():

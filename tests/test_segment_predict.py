@@ -182,6 +182,34 @@ def test_fields_of_view_that_are_not_used_stop_nothing(place, tmp_path, fov):
     assert done.made == 4 and done.bad == 0
 
 
+def test_what_a_manifest_names_is_looked_at_and_nothing_else(place, tmp_path):
+    folder = write_images(tmp_path / "set")
+    (folder / "elsewhere").mkdir()
+    (folder / "images" / "odd.png").rename(folder / "elsewhere" / "odd.png")
+    (folder / "images" / "broken.png").write_bytes(b"no picture at all")
+    view = np.zeros(SHAPES["odd"], bool)
+    view[:, :20] = True
+    (folder / "elsewhere" / "view.png").write_bytes(encode_mask(view))
+    rows = [{"image": "elsewhere/odd.png", "mask": "elsewhere/view.png",
+             "fov": "elsewhere/view.png"}, {"image": "images/tiny.png"}]  # fmt: skip
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "manifest.jsonl").write_text(text, encoding="utf-8")
+    predict.run(settings_for(place, tmp_path / "out", images=folder, threshold=0.01))
+    masks = tmp_path / "out" / "masks"
+    assert {path.stem for path in masks.iterdir()} == {"odd", "tiny"}
+    assert not read_mask(masks / "odd.png")[:, 20:].any()
+
+
+def test_images_far_from_the_size_of_the_shots_are_told(tmp_path, capsys):
+    how = Preparation(channels="grey", longest_px=48, fov="whole")
+    model = write_model(tmp_path / "m.safetensors", preparation=how.plain(),
+                        training={"shots_px": 64})  # fmt: skip
+    folder = write_images(tmp_path / "set")
+    predict.run(Predict(model=model, images=folder, out=tmp_path / "out"))
+    told = capsys.readouterr().out
+    assert "2 of 4 images are far from the size of the shots, 64 px (first: large.png, 150" in told
+
+
 def spoil(folder: Path) -> None:
     (folder / "images" / "cut.png").write_bytes(
         (folder / "images" / "square.png").read_bytes()[:200]

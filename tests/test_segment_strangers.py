@@ -357,5 +357,10 @@ def test_each_shot_left_out_and_one_left_out_are_refused(tmp_path):
     shots = write_shots(tmp_path / "shots")
     asked = Fit(shots=shots, out=tmp_path / "out", max_steps=1, leave_one_out=True, left_out=1,
                 tracker="none")  # fmt: skip
-    with pytest.raises(UserError, match="leave --left-out away"):
-        fit.run(asked)
+    for act in (fit.plan, fit.run):
+        with pytest.raises(UserError, match="leave --left-out away"):
+            act(asked)
+    assert not (tmp_path / "out").exists()
+    plain = dataclasses.replace(asked, left_out=None)
+    count = len(list((shots / "images").iterdir()))
+    assert f"First {count} runs, each without one shot" in fit.plan(plain)

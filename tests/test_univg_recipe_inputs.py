@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -117,6 +118,33 @@ def test_a_test_set_that_is_exchanged_or_inverted_is_refused(place):
     (test / "masks").rename(test / "images")
     (test / "x").rename(test / "masks")
     refuse(place, "swapped|neither vessel nor background")
+
+
+def test_an_empty_field_of_view_in_a_test_set_is_refused(place):
+    test = place / "test"
+    (test / "fov").mkdir()
+    for k, path in enumerate(files_of(test, "images")):
+        view = np.full(SIDES, k > 0, np.bool_)
+        (test / "fov" / path.name).write_bytes(encode_mask(view))
+    refuse(place, f"fov/{files_of(test, 'images')[0].name}: is an empty field of view")
+
+
+def test_a_manifest_may_name_other_folders_but_not_pairs_of_other_names(place):
+    test = place / "test"
+    (test / "images").rename(test / "pictures")
+    names = [path.name for path in files_of(test, "masks")]
+    rows = [{"image": f"pictures/{name}", "mask": f"masks/{name}"} for name in names]
+
+    def write_rows() -> None:
+        text = "\n".join(json.dumps(row) for row in rows)
+        (test / "manifest.jsonl").write_text(f"{text}\n", encoding="utf-8")
+
+    write_rows()
+    check_inputs(settings_of(place, place.parent / "out"))
+    (test / "pictures" / names[0]).rename(test / "pictures" / "else.png")
+    rows[0]["image"] = "pictures/else.png"
+    write_rows()
+    refuse(place, f"else.png: has the mask {names[0]}")
 
 
 def test_a_test_set_holds_each_image_once_and_some_vessel(place):

@@ -157,6 +157,20 @@ def judge_mask(
     return [*problems, grey] if grey else problems
 
 
+def judge_view(
+    path: Path,
+    reading: MaskReading,
+    image_size: tuple[int, int] | None = None,
+    strict: bool = False,
+) -> list[Problem]:
+    """Return what is wrong with a field of view: one of the whole image is right for many."""
+    if reading.empty:
+        remedy = "draw where the image counts, or remove the file"
+        return [Problem(path=path, kind="empty", detail="is an empty field of view", remedy=remedy)]
+    found = judge_mask(path, reading, image_size, strict)
+    return [problem for problem in found if problem.kind != "full"]
+
+
 def judge_example(
     path: Path, reading: MaskReading, image_size: tuple[int, int] | None = None
 ) -> list[Problem]:

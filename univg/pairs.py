@@ -16,7 +16,7 @@ from univg.errors import DataError, Problem, ProblemReport
 from univg.files import sha256_of_file
 from univg.images import ImageArray, PictureError, list_pictures, read_image
 from univg.manifest import MANIFEST_NAME, iterate_rows
-from univg.masks import MaskReading, inspect_mask, judge_mask
+from univg.masks import MaskReading, inspect_mask, judge_mask, judge_view
 from univg.run_folder import require_joined
 
 DEFAULT_SUFFIXES: tuple[str, ...] = (
@@ -177,9 +177,7 @@ def read_pair(pair: Pair, strict: bool = False) -> tuple[list[Problem], PairFact
         problems.append(error.problem)
     if pair.fov is not None:
         try:
-            view = inspect_mask(pair.fov)
-            # A field of view that covers the whole image is right for many modalities.
-            problems += [p for p in judge_mask(pair.fov, view, size, strict) if p.kind != "full"]
+            problems += judge_view(pair.fov, inspect_mask(pair.fov), size, strict)
         except PictureError as error:
             problems.append(error.problem)
     if image is None or reading is None:

@@ -17,7 +17,7 @@ from univg.files import sha256_hex, sha256_of_file
 from univg.images import ImageArray, PictureError, read_image
 from univg.masks import BoolMask, judge_example
 from univg.modalities import find_modality
-from univg.pairs import Pair, PairFacts, find_pairs, read_pair
+from univg.pairs import Matching, Pair, PairFacts, find_pairs, match_stems, read_pair
 from univg.recipe_likeness import Signed, find_copies, sign_picture
 from univg.recipe_pairing import Trace, judge_pairing, trace_shot
 
@@ -231,7 +231,7 @@ def _check_test(shots: Shots, folder: Path, test: Path) -> dict[str, Path]:
     for pair in found.pairs:
         wrong, facts = read_pair(pair)
         # Without any vessel a test image is one all the same: evaluation has a rule for it.
-        grave = [problem for problem in wrong if problem.kind != "empty"]
+        grave = [each for each in wrong if (each.path, each.kind) != (pair.mask, "empty")]
         problems += grave
         if facts is None:
             continue
@@ -248,6 +248,7 @@ def _check_test(shots: Shots, folder: Path, test: Path) -> dict[str, Path]:
             detail = f"is the shot {shot.name}"
             problems.append(Problem(path=pair.image, kind="leak", detail=detail, remedy=APART))
     problems += _tell_copies(find_copies(signed, shots.signed), "is the shot", APART)
+    problems += _find_other_names(found.pairs)
     if problems:
         raise ProblemReport(problems, f"{test}: a test set that cannot be used")
     if bare == len(found.pairs):
@@ -263,10 +264,22 @@ def _tell_copies(copies: Mapping[Path, Path], what: str, remedy: str) -> list[Pr
     ]
 
 
+def _find_other_names(pairs: Sequence[Pair]) -> list[Problem]:
+    """Return pairs that a manifest has made of files whose names differ: results go by names."""
+    matching = match_stems([pair.image for pair in pairs], [pair.mask for pair in pairs])
+    masks = {pair.image: pair.mask.name for pair in pairs}
+    doubles = Matching(pairs=(), duplicates=matching.duplicates).problems()
+    return doubles + [
+        Problem(path=path, kind="unmatched", detail=f"has the mask {masks[path]}",
+                remedy="give both one name")
+        for path in matching.unmatched_images
+    ]  # fmt: skip
+
+
 def _require_views(test: Path, pairs: Sequence[Pair]) -> None:
     """Refuse a test set of which some images have a field of view and others none."""
     lacking = [pair for pair in pairs if pair.fov is None]
-    if lacking and (test / "fov").is_dir():
+    if lacking and ((test / "fov").is_dir() or len(lacking) < len(pairs)):
         raise DataError(
             f"{test}: {len(lacking)} of {len(pairs)} images have no field of view in fov/ (first: "
             f"{lacking[0].image.name}); add them, or take fov/ away"

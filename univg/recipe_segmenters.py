@@ -120,7 +120,7 @@ def evaluate_test(asked: Recipe, network: str | None, ending: str) -> Step:
                 name=BOTH,
                 against_name=ALONE,
                 out=folder / "evaluation",
-                fov="inside" if (test / "fov").is_dir() else "whole",
+                fov="inside" if has_views(test) else "whole",
                 workers=asked.workers,
             )
         )
@@ -201,6 +201,13 @@ def pairs_of(folder: Path) -> list[Path]:
 
     pairs = open_pairs(folder).pairs
     return [path for pair in pairs for path in (pair.image, pair.mask, pair.fov) if path]
+
+
+def has_views(folder: Path) -> bool:
+    """Whether the images of `folder` have fields of view."""
+    from univg.pairs import open_pairs
+
+    return any(pair.fov for pair in open_pairs(folder).pairs)
 
 
 def names_of(folder: Path) -> list[str]:
