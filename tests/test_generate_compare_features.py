@@ -158,7 +158,11 @@ def test_weights_load_exactly_and_images_are_embedded(fid, tmp_path):
     batch = torch.from_numpy(np.stack([prepare_image(image, 75) for image in both]))
     with torch.inference_mode():
         features, logits = loaded(batch)
-        assert torch.equal(features, saved(batch)[0])
+        expected = saved(batch)[0]
+    weights = saved.state_dict()
+    assert all(torch.equal(weight, weights[name]) for name, weight in loaded.state_dict().items())
+    # On one thread sums are rounded by where in memory weights lie.
+    torch.testing.assert_close(features, expected)
     assert features.shape == (2, FEATURES)
     assert logits.shape == (2, 1008 if fid else 1000)
     assert torch.allclose(features[0], features[1], atol=1e-5), "grey is colour without colour"
