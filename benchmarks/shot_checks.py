@@ -23,9 +23,9 @@ import numpy as np
 from splits import SPLITS, Split
 
 from univg.images import ImageArray, read_image
+from univg.likeness import FARTHEST, find_copies, sign_picture
+from univg.pairing import LEAST_FIT, LEAST_GAIN, Trace, judge_pairing, trace_shot
 from univg.pairs import find_pairs, read_pair
-from univg.recipe_likeness import FARTHEST, find_copies, sign_picture
-from univg.recipe_pairing import LEAST_GAIN, Trace, judge_pairing, trace_shot
 
 OUT = Path(__file__).parent / "results" / "shot_checks.md"
 SHOTS = 5
@@ -46,7 +46,7 @@ def main() -> None:
         f"{platform.machine()}, {date.today().isoformat()}. Pool halves alone.",
         "",
         f"Draws of {SHOTS} shots refused, in percent ({asked.draws} draws a set; a gain of Dice "
-        f"of {LEAST_GAIN:g}):",
+        f"of {LEAST_GAIN:g}, to {LEAST_FIT:g} or more):",
         "",
         f"| set | images |{orders}",
         "|---|---|" + "---|" * len(ORDERS),

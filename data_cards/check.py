@@ -103,6 +103,10 @@ def diagnose(
         if facts is not None and not bad:
             found.good.append(_summarize_pair(facts, strict))
     found.warnings = list(_suspicions(found, shots))
+    if not found.problems:
+        from univg.pairing import doubt_pairing
+
+        found.warnings += doubt_pairing(listed.pairs)
     return found
 
 

@@ -5,6 +5,7 @@ In: settings. Out: `Data`, and how samples are cut; or one report of what is wro
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median_low
@@ -14,7 +15,7 @@ from univg.masks import BoolMask, read_mask
 from univg.pairs import Pair
 
 from .data import Preparation
-from .data_store import choose_channels, look_at, open_folder
+from .data_store import ShotWarning, choose_channels, look_at, open_folder
 from .fit import Fit
 from .patches import Cut
 from .scale import choose_longest
@@ -39,12 +40,16 @@ class Data:
 
 def read_pairs(asked: Fit) -> tuple[list[Pair], list[Pair]]:
     """Return the pairs of all folders, or tell what is wrong with them."""
+    from univg.pairing import doubt_pairing
+
     shots = open_folder(asked.shots, wanted=asked.wanted, skip_bad=asked.skip_bad)
     synthetic = [
         pair
         for folder in asked.synthetic
         for pair in open_folder(folder, synthetic=True, skip_bad=asked.skip_bad)
     ]
+    for doubt in doubt_pairing(shots):
+        warnings.warn(doubt, ShotWarning, stacklevel=2)
     return shots, synthetic
 
 

@@ -58,12 +58,15 @@ def test_a_lossless_copy_of_a_shot_is_no_test_image(place, change):
     refuse(place, f"zz.png: is the shot {shot.name}")
 
 
+def as_jpeg(image: np.ndarray) -> np.ndarray:
+    stream = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 60])[1]
+    return cv2.imdecode(stream, cv2.IMREAD_UNCHANGED)
+
+
 @pytest.mark.parametrize(
     "save",
     [
-        lambda image: cv2.imdecode(
-            cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 60])[1], cv2.IMREAD_UNCHANGED
-        ),
+        as_jpeg,
         lambda image: np.clip(image * 0.8 + 25, 0, 255).astype(np.uint8),
         lambda image: np.ascontiguousarray(image[:, ::-1]),
     ],
@@ -201,6 +204,19 @@ def test_masks_are_no_unlabelled_images_and_hidden_folders_do_not_count(place):
     assert [path.name for path in choose_grounds(others).values()] == ["a.png"]
     shutil.copy(files_of(place / "shots", "masks")[0], others / "m.png")
     refuse(place, "m.png: has two levels", unlabelled=others)
+
+
+@pytest.mark.parametrize("save", [np.copy, as_jpeg], ids=["lossless", "as JPEG"])
+@pytest.mark.parametrize("engine", ["composite", "diffusion"])
+def test_test_images_saved_again_are_no_unlabelled_images(place, save, engine):
+    others = place / "others"
+    others.mkdir()
+    test = files_of(place / "test", "images")[0]
+    (others / "a.png").write_bytes(encode_image(np.roll(read_image(test)[::-1], 31, axis=0)))
+    asked = {"unlabelled": others, "image_engine": engine}
+    check_inputs(settings_of(place, place.parent / "out", **asked))
+    cv2.imwrite(str(others / "b.tif"), save(read_image(test)))
+    refuse(place, f"b.tif: is the test image {test.name}, saved again", **asked)
 
 
 def test_what_an_earlier_recipe_left_is_taken_away_and_titles_change_nothing(place):

@@ -22,7 +22,7 @@ from univg.files import sha256_of_file
 from univg.images import PictureError, list_pictures, read_image
 from univg.manifest import MANIFEST_NAME
 from univg.masks import BoolMask, MaskReading, describe_grey, inspect_mask, judge_example
-from univg.pairs import find_masks, find_pairs
+from univg.pairs import Pair, find_masks, find_pairs
 from univg.resize import Fit, fit_image, fit_mask, stretch_factor
 
 from .pictures import Picture, to_rgb8
@@ -101,6 +101,8 @@ def read_shots(
         count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
         raise ProblemReport(problems, f"{folder}: {count} with its shots")
     _warn(folder, reads, problems, fit)
+    if need == "pairs":
+        _doubt([read.shot for read in reads])
     return [read.shot for read in reads]
 
 
@@ -213,6 +215,15 @@ def _too_few(folder: Path, need: Need, good: int, found: int, asked: int) -> Pro
         detail=f"holds {found} {what}{usable}; {needed}",
         remedy="add more, or ask for fewer" if found else f"give a folder of {where}",
     )
+
+
+def _doubt(shots: Sequence[Shot]) -> None:
+    """Say which masks seem to be those of other shots."""
+    from univg.pairing import doubt_pairing
+
+    pairs = [Pair(shot.name, shot.files["image"], shot.files["mask"]) for shot in shots]
+    for doubt in doubt_pairing(pairs):
+        warnings.warn(doubt, ShotWarning, stacklevel=3)
 
 
 def _warn(folder: Path, reads: Sequence[_Read], skipped: Sequence[Problem], fit: Fit) -> None:

@@ -169,9 +169,10 @@ def check_inputs(asked: Recipe, memory: Path | None = None) -> None:
 
         modality = find_modality(asked.modality)
         found = list_pictures_of([asked.unlabelled], "image", default=modality, hashes=memory)
-        check_leaks(asked.unlabelled, {each.path: each.sha256 for each in found}, tests)
-        if uses_grounds(asked):
-            check_grounds(choose_grounds(asked.unlabelled).values(), asked.shots)
+        grounds = choose_grounds(asked.unlabelled).values() if uses_grounds(asked) else ()
+        sums = {each.path: each.sha256 for each in found}
+        check_leaks(asked.unlabelled, sums, tests, grounds)
+        check_grounds(grounds, asked.shots)
 
 
 def run(asked: Recipe) -> Path:

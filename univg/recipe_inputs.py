@@ -15,11 +15,11 @@ import numpy as np
 from univg.errors import DataError, Problem, ProblemReport
 from univg.files import sha256_hex, sha256_of_file
 from univg.images import ImageArray, PictureError, read_image
+from univg.likeness import Signed, choose_evenly, find_copies, sign_files, sign_picture
 from univg.masks import BoolMask, judge_example
 from univg.modalities import find_modality
+from univg.pairing import Trace, judge_pairing, trace_shot
 from univg.pairs import Matching, Pair, PairFacts, find_pairs, match_stems, read_pair
-from univg.recipe_likeness import Signed, find_copies, sign_picture
-from univg.recipe_pairing import Trace, judge_pairing, trace_shot
 
 BRIGHT = {"octa"}
 DARK = {"fundus", "oct", "coronary", "brain"}
@@ -29,15 +29,26 @@ COLOUR_LEVELS = 12.0
 """Mean spread of the channels from which a picture is in colour; scanners tint grey ones."""
 RING_PX = 4
 APART = "take it out of one of the two"
+MOST_SEEN = 200
+"""Unlabelled images that are looked at for test images saved again: seconds, and where all of a
+test set lies among others, one of it is met."""
+
+
+@dataclass(frozen=True)
+class Tests:
+    """What is remembered of test images, to find them elsewhere."""
+
+    sums: Mapping[str, Path] = field(default_factory=dict)
+    """By the checksum of their files."""
+    signed: Sequence[Signed] = ()
 
 
 def check_shots(
     folder: Path, wanted: int, modality: str, test: Path | None, alike: bool = False
-) -> dict[str, Path]:
+) -> Tests:
     """Refuse shots, or a test set, that nothing good can come of.
 
-    `alike`: shots are recombined, so all must be grey, or all in colour. Returns the test images by
-    the checksum of their files.
+    `alike`: shots are recombined, so all must be grey, or all in colour.
     """
     name = find_modality(modality).name
     found, problems = find_pairs(folder, verify=True)
@@ -62,7 +73,7 @@ def check_shots(
         doubts = judge_pairing(shots.traces) or doubts
     if doubts:
         raise ProblemReport(doubts, f"{folder}: shots that cannot be right")
-    return {} if test is None else _check_test(shots, folder, test)
+    return Tests() if test is None else _check_test(shots, folder, test)
 
 
 @dataclass
@@ -175,13 +186,22 @@ def _kind_of(image: ImageArray) -> str:
     return f"{'grey' if image.ndim == 2 else 'colour'} of {8 * image.dtype.itemsize} bits"
 
 
-def check_leaks(folder: Path, sums: Mapping[Path, str], tests: Mapping[str, Path]) -> None:
-    """Refuse unlabelled images, with the checksums of their files, that are among the tests."""
+def check_leaks(
+    folder: Path, sums: Mapping[Path, str], tests: Tests, used: Iterable[Path] = ()
+) -> None:
+    """Refuse unlabelled images, with the checksums of their files, that are among the tests.
+
+    Files are all compared; what they show, of those `used` and of no more than `MOST_SEEN` of all.
+    """
     problems = [
-        Problem(path=path, kind="leak", detail=f"is the test image {tests[digest].name}",
+        Problem(path=path, kind="leak", detail=f"is the test image {tests.sums[digest].name}",
                 remedy=APART)
-        for path, digest in sums.items() if digest in tests
+        for path, digest in sums.items() if digest in tests.sums
     ]  # fmt: skip
+    if tests.signed and not problems:
+        some = dict.fromkeys([*used, *choose_evenly(list(sums), MOST_SEEN)])
+        seen = sign_files(list(some))
+        problems = _tell_copies(find_copies(seen, tests.signed), "is the test image", APART)
     if problems:
         raise ProblemReport(problems, f"{folder}: unlabelled images that are test images")
 
@@ -218,7 +238,7 @@ def vessel_contrast(image: ImageArray, mask: BoolMask) -> float:
     return float((np.median(grey[mask]) - np.median(grey[ring])) / max(float(grey.std()), 1e-6))
 
 
-def _check_test(shots: Shots, folder: Path, test: Path) -> dict[str, Path]:
+def _check_test(shots: Shots, folder: Path, test: Path) -> Tests:
     """Refuse a test set that cannot be read, or that holds one of the shots."""
     _refuse_same(test, folder, "the shots", "a test set is of other images")
     found, problems = find_pairs(test, verify=True)
@@ -254,7 +274,7 @@ def _check_test(shots: Shots, folder: Path, test: Path) -> dict[str, Path]:
     if bare == len(found.pairs):
         raise DataError(f"{test}: no mask holds a vessel, so nothing can be measured; check them")
     _require_views(test, found.pairs)
-    return sums
+    return Tests(sums, signed)
 
 
 def _tell_copies(copies: Mapping[Path, Path], what: str, remedy: str) -> list[Problem]:

@@ -13,6 +13,7 @@ from typing import Any
 from univg.errors import ConfigError
 from univg.files import make_folder, write_atomic
 from univg.images import is_picture_name, list_pictures
+from univg.likeness import choose_evenly
 from univg.recipe import SEGMENT_PRESETS, Recipe
 from univg.recipe_steps import Step, is_hidden
 
@@ -190,8 +191,7 @@ def choose_grounds(folder: Path) -> dict[str, Path]:
     """Return pictures below `folder`, no more than are useful, by names of which none is twice."""
     found = [path for path in folder.rglob("*") if not is_hidden(path, folder)]
     paths = sorted(p for p in found if is_picture_name(p.relative_to(folder).as_posix()))
-    step = max(1.0, len(paths) / MOST_GROUNDS)
-    some = [paths[int(number * step)] for number in range(min(len(paths), MOST_GROUNDS))]
+    some = choose_evenly(paths, MOST_GROUNDS)
     return {f"{number:02d}-{path.name}": path for number, path in enumerate(some)}
 
 
