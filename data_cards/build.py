@@ -70,8 +70,8 @@ class Build:
     """Folder with one sub-folder a data set, named like its card (`univg data list`)."""
     out: Path
     """Folder to write, new or of the same run."""
-    exclude: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
-    """A folder of test images, compared by decoded pixels; may be given several times."""
+    exclude: tuple[Path, ...] = ()
+    """Folders of test images, compared by decoded pixels."""
     size: Annotated[int, Ge(32), Le(4096)] = 512
     """Side of the images [px]."""
     fit: Fit = "crop"

@@ -88,6 +88,12 @@ def survey_root(root: Path) -> Survey:
         if source.folder is not None:
             _look_into(source, source.folder)
     if not any(source.candidates for source in sources):
+        found = [s.card.name for s in sources if s.folder is not None and s.numbers.pretraining]
+        if found:
+            raise DataError(
+                f"{root}: of {', '.join(found)} no file has a name that the data set is known by; "
+                "give the provider's files, or what `univg data prepare` wrote"
+            )
         names = ", ".join(s.card.name for s in sources if s.numbers.pretraining)
         raise DataError(
             f"{root}: holds no source of the pretraining set; make sub-folders named {names} "

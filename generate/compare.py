@@ -65,13 +65,18 @@ def plan(settings: Compare) -> str:
     """Say what would be measured and written."""
     from univg.pairs import open_pairs
 
+    from .compare_sets import refuse_few
+
     folders = list_folders(settings)
+    _check_inception(settings)
     if settings.shots is not None:
         folders = {**folders, "shots": settings.shots}
     lines = []
     for name, folder in folders.items():
         found = len(open_pairs(folder).pairs)
         taken = found if name == "shots" else min(found, settings.count)
+        if name != "shots":
+            refuse_few(folder, taken)
         lines.append(f"Would measure {taken:,} of {found:,} pairs of {folder}.")
     files = ", ".join((REPORT, MARKDOWN, NUMBERS, LOOKS_PICTURE, MASKS_PICTURE))
     return "\n".join([*lines, f"Would write {files} to {settings.out}."])
@@ -88,10 +93,7 @@ def run(settings: Compare) -> Compared:
     settings = check(settings)
     folders = list_folders(settings)
     shots = "\0shots"  # no folder's name
-    if settings.inception is not None:
-        from .compare_inception_net import load_inception
-
-        load_inception(settings.inception)  # a wrong file, before the work
+    _check_inception(settings)
     sets = measure_sets(
         folders if settings.shots is None else {**folders, shots: settings.shots},
         size_px=settings.size,
@@ -116,6 +118,14 @@ def run(settings: Compare) -> Compared:
     write_report(found, tables, settings)
     _tell(found, settings.out / REPORT)
     return found
+
+
+def _check_inception(settings: Compare) -> None:
+    """Refuse a wrong file of weights before the work."""
+    if settings.inception is not None:
+        from .compare_inception_net import load_inception
+
+        load_inception(settings.inception)
 
 
 def list_folders(settings: Compare) -> dict[str, Path]:

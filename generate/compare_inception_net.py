@@ -128,6 +128,8 @@ def load_inception(path: Path) -> tuple[InceptionV3, bool]:
         elif kept[name].shape != like.shape:
             shapes = f"{tuple(kept[name].shape)}, not {tuple(like.shape)}"
             raise DataError(_explain(path, f"has `{name}` of shape {shapes}"))
+        elif not torch.isfinite(kept[name]).all():
+            raise DataError(_explain(path, f"holds values that are no numbers in `{name}`"))
     strange = sorted(set(kept) - set(wanted))
     if strange:
         raise DataError(_explain(path, f"holds `{strange[0]}`, which is no part of it"))

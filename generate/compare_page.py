@@ -62,9 +62,9 @@ def describe(found: Compared) -> str:
         return f"{name}: too few real pairs for a floor; give at least twice {found.n}."
     text = f"{name}: masks lie {masks.ratio:.1f} times and looks {images.ratio:.1f} times as far "
     text += "from the real set as its halves from each other"
-    copies = [each for each in (first.mask_copies, first.image_copies) if each is not None]
-    if copies:
-        text += f"; {sum(each.copies for each in copies)} copies of a shot"
+    if first.mask_copies is not None and first.image_copies is not None:
+        text += f"; {first.mask_copies.copies} masks and {first.image_copies.copies} images are "
+        text += "copies of a shot"
     return text + "."
 
 

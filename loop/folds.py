@@ -16,13 +16,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from univg.errors import UserError
 from univg.files import make_folder, write_atomic
 
 from .journal import METRICS
-from .options import check_folds
+from .options import CURVES, check_folds, folder_of
 
 T = TypeVar("T")
-CURVES = "leave-one-out.json"
 LOOKS = 20
 
 
@@ -66,11 +66,6 @@ def _shared_cache(settings: Any, folder: Path) -> dict[str, Path]:
     return {"cache": settings.cache or folder / "cache"}
 
 
-def folder_of(out: Path) -> Path:
-    """Return the folder of the folds of the run in `out`."""
-    return out.parent / f"{out.name}-folds"
-
-
 def find_best_step(
     curves: Sequence[dict[int, float]],
 ) -> tuple[int, dict[int, float]]:
@@ -79,6 +74,8 @@ def find_best_step(
     Step 0 does not count: a run of no steps is none.
     """
     steps = sorted(set.intersection(*(set(curve) for curve in curves)) - {0})
+    if not steps:
+        raise UserError("--leave-one-out: no step was validated; take a smaller --validate-every")
     mean = {step: float(np.mean([curve[step] for curve in curves])) for step in steps}
     return min(mean, key=lambda step: mean[step]), mean
 

@@ -16,7 +16,10 @@ from annotated_types import Ge, Gt, Le
 
 from univg.config import check, settings
 from univg.errors import ConfigError, UserError
+from univg.manifest import RUN_NAME, refuse_strangers
 
+CURVES = "leave-one-out.json"
+"""What the folds found, in their folder."""
 Optimizer = Literal["adamw", "adam", "adamw8bit"]
 Schedule = Literal["constant", "constant_with_warmup", "cosine", "linear"]
 Precision = Literal["auto", "no", "bf16", "fp16"]
@@ -117,3 +120,23 @@ def check_folds(settings: Any, shots: int) -> None:
         raise UserError("--leave-one-out holds each shot out in turn; leave --hold-out away")
     if getattr(settings, "left_out", None) is not None:
         raise UserError("--leave-one-out leaves each shot out in turn; leave --left-out away")
+    if settings.stop_at:
+        raise UserError("--leave-one-out finds the step to stop at; leave --stop-at away")
+    _check_folder(settings.out)
+
+
+def folder_of(out: Path) -> Path:
+    """Return the folder of the folds of the run in `out`."""
+    return out.parent / f"{out.name}-folds"
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse a folder that the run for all shots could not take once the folds are trained."""
+    if not out.is_dir():
+        return
+    if not (out / RUN_NAME).exists():
+        refuse_strangers(out)
+    elif not (folder_of(out) / CURVES).exists():
+        raise UserError(
+            f"{out}: holds a run that was trained without --leave-one-out; choose another --out"
+        )

@@ -27,6 +27,8 @@ FILES = (
     *("per_image.csv", "summary.csv", "evaluation.json"),
     *("table.md", "table.tex", "report.html", "config.yaml"),
 )
+PARTS = ("images", "masks", "fov", "probabilities", "overlays")
+"""Folders of the files that are measured, below the one that is given."""
 
 
 @settings
@@ -80,6 +82,7 @@ def plan(settings: Evaluate) -> str:
     from .evaluate_files import find_items
     from .evaluate_folders import check_methods
 
+    _check_out(settings)
     methods = list_methods(settings)
     metrics = check_methods(settings.truth, methods, settings.metrics)
     listing = find_items(settings.truth, methods, _fov_folder(settings), settings.strip)
@@ -190,9 +193,11 @@ def _check_out(settings: Evaluate) -> None:
     """Refuse to write among the files that are measured, over their config.yaml."""
     if settings.out.exists() and not settings.out.is_dir():
         raise ConfigError(f"out is {settings.out}, which is a file: give a folder")
-    inputs = [settings.truth, settings.predicted, settings.against]
+    inputs = [settings.truth, settings.predicted, settings.against, settings.probabilities,
+              settings.against_probabilities, _fov_folder(settings)]  # fmt: skip
     for folder in inputs:
-        if folder is not None and folder.resolve() == settings.out.resolve():
+        places = () if folder is None else (folder, *(folder / part for part in PARTS))
+        if settings.out.resolve() in {place.resolve() for place in places}:
             raise ConfigError(f"out is {settings.out}, a folder that is measured: give another one")
     # Where another command has been, report.html and config.yaml are its own.
     if (settings.out / "run.json").exists():

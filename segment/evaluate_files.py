@@ -15,7 +15,7 @@ import cv2
 from univg.errors import ConfigError, DataError, Problem
 from univg.images import PictureError, list_pictures, read_image
 from univg.manifest import MANIFEST_NAME, iterate_rows
-from univg.masks import BoolMask, inspect_mask
+from univg.masks import INVERTED_DENSITY, BoolMask, inspect_mask
 from univg.pairs import Matching, find_masks, match_stems
 
 from .metrics import Metric, choose_metrics, measure_pair
@@ -78,6 +78,8 @@ class Measured:
     """Pixels that were judged."""
     grey: tuple[Path, ...]
     """Masks with a few in-between values, which were cut at half."""
+    dense: tuple[Path, ...]
+    """Masks that are more vessel than ground."""
     values: tuple[dict[str, float], ...]
     """One a method; NaN where a metric is not defined."""
 
@@ -164,6 +166,7 @@ def measure_item(item: Item, measures: Measures) -> Measured | list[Problem]:
         height_px=truth.shape[0],
         area_px=int(truth.size if fov is None else fov.sum()),
         grey=tuple(grey),
+        dense=_list_dense(item, [truth, *predicted]),
         values=tuple(values),
     )
 
@@ -212,6 +215,12 @@ def _missing(matching: Matching, what: str) -> list[Problem]:
             Problem(path=p, kind="duplicate", detail=detail, remedy="keep one") for p in group
         ]
     return found
+
+
+def _list_dense(item: Item, masks: Sequence[BoolMask | None]) -> tuple[Path, ...]:
+    paths = (item.truth, *item.predicted)
+    return tuple(path for path, mask in zip(paths, masks, strict=True)
+                 if mask is not None and mask.mean() > INVERTED_DENSITY)  # fmt: skip
 
 
 def _read_mask(

@@ -66,6 +66,11 @@ class Evaluation:
         """Masks with a few in-between values, which were cut at half."""
         return tuple(dict.fromkeys(path for one in self.measured for path in one.grey))
 
+    @property
+    def dense(self) -> tuple[Path, ...]:
+        """Masks that are more vessel than ground."""
+        return tuple(dict.fromkeys(path for one in self.measured for path in one.dense))
+
     def values(self, method: int, metric: str) -> list[float]:
         """Return one metric of one method, a number an image."""
         return [one.values[method].get(metric, float("nan")) for one in self.measured]
@@ -90,6 +95,9 @@ class Evaluation:
         if self.grey:
             grey = count_things(self.grey, "mask")
             text += f"; {grey} with grey levels cut at half, {self.grey[0]} first"
+        if self.dense:
+            dense = count_things(self.dense, "mask")
+            text += f"; {dense} more than half vessel, inverted? {self.dense[0]} first"
         if self.strays:
             stray = count_things(range(self.strays), "prediction")
             text += f"; {stray} without truth not counted"

@@ -55,7 +55,7 @@ def read_pairs(asked: Fit) -> tuple[list[Pair], list[Pair]]:
 
 def arrange(asked: Fit, shots: Sequence[Pair], synthetic: Sequence[Pair]) -> Data:
     """Part the shots, and find how images are prepared: from the shots alone."""
-    held_out = list(shots[len(shots) - asked.hold_out :]) if asked.hold_out else []
+    held_out = list(shots[max(0, len(shots) - asked.hold_out) :]) if asked.hold_out else []
     if asked.left_out is not None:
         if asked.hold_out or asked.left_out >= len(shots):
             raise UserError(

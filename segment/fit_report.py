@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from univg.loop.curves import Points, draw_curves, smooth
-from univg.loop.folds import CURVES, folder_of
 from univg.loop.journal import METRICS
+from univg.loop.options import CURVES, folder_of
 from univg.report import Page, Section
 
 from .fit_pictures import draw_case

@@ -18,7 +18,7 @@ import numpy as np
 from univg.errors import UserError
 from univg.files import make_folder
 from univg.loop import run_files
-from univg.loop.options import check_folds
+from univg.loop.options import check_folds, folder_of
 from univg.manifest import lock_folder
 from univg.pairs import Pair
 
@@ -54,7 +54,7 @@ FEW_SHOTS = 20
 
 def fit_segmenter(asked: Fit) -> Outcome:
     """Train a segmenter; return how it went."""
-    from univg.loop.folds import choose_steps, folder_of
+    from univg.loop.folds import choose_steps
 
     given = asked
     shots, synthetic = read_pairs(asked)
@@ -71,13 +71,14 @@ def fit_segmenter(asked: Fit) -> Outcome:
 
 
 def describe_plan(asked: Fit) -> str:
-    """Say what a run would do, without torch."""
+    """Say what a run would do; refuse what it would, a network that cannot be built too."""
     shots, synthetic = read_pairs(asked)
     asked = resolve(asked, max(1, len(shots) - asked.hold_out), len(synthetic))
     check_request(asked)
     if asked.leave_one_out:
         check_folds(asked, len(shots))
     data = arrange(asked, shots, synthetic)
+    make_task(asked, data)
     cut = choose_cut(asked, data)
     folds = f"First {len(shots)} runs, each without one shot.\n" if asked.leave_one_out else ""
     made = count_synthetic(asked.batch or 1, asked.synthetic_share or 0.0, len(synthetic))

@@ -56,7 +56,7 @@ class Predict:
     tile_px: Annotated[int, Ge(32), Le(8192)] | None = None
     """Side of the tiles that larger images are cut into; default: as in training."""
     overlap: Annotated[float, Ge(0), Le(0.9)] = 0.5
-    """How far tiles overlap."""
+    """How far tiles overlap, in shares of their side; they lie on a grid of 32 px."""
     batch: Annotated[int, Ge(1), Le(1024)] | None = None
     """Tiles at once on a GPU, default 8; on a CPU always 1."""
     device: str = "auto"
@@ -78,12 +78,10 @@ class PredictResult:
 
 
 def plan(asked: Predict) -> str:
-    """Say what would be written."""
-    from .predict_folder import list_images
-
-    listed = list_images(asked.images, asked.skip_bad, asked.fov or "auto")
+    """Say what would be written; refuse what a run would."""
+    _, listed = open_inputs(check(asked))
     return (
-        f"Would look for vessels in {len(listed.items)} images ({len(listed.problems)} cannot be "
+        f"Would look for vessels in {len(listed.items)} images ({listed.bad} cannot be "
         f"read) and write masks/, probabilities/ and overlays/ to {asked.out}."
     )
 
@@ -94,14 +92,10 @@ def run(asked: Predict) -> PredictResult:
     from univg.executors import Pipeline
     from univg.run_folder import fill_folder
 
-    from .predict_folder import PredictMaker, list_images, require_views
+    from .predict_folder import PredictMaker
 
     asked = check(asked)
-    if asked.out.resolve() == asked.images.resolve():
-        raise DataError(f"{asked.out}: is the folder of the images; choose another --out")
-    predictor = open_model(asked)
-    listed = list_images(asked.images, asked.skip_bad, predictor.how.fov)
-    listed = require_views(listed, predictor.how, asked.skip_bad)
+    predictor, listed = open_inputs(asked)
     sizes = listed.note_sizes(predictor.how, predictor.shots_px)
     for line in [*listed.notes(predictor.how), *sizes]:
         print(line)  # noqa: T201
@@ -112,10 +106,21 @@ def run(asked: Predict) -> PredictResult:
     for problem in listed.problems:
         print(f"left out: {problem.line()}")  # noqa: T201
     if listed.problems:
-        there = len(listed.problems) + len(listed.items)
-        print(f"{len(listed.problems)} of {there} images could not be used")  # noqa: T201
+        there = listed.bad + len(listed.items)
+        print(f"{listed.bad} of {there} images could not be used")  # noqa: T201
     print(asked.out)  # noqa: T201
-    return PredictResult(filled.made, filled.skipped, len(listed.problems), asked.out)
+    return PredictResult(filled.made, filled.skipped, listed.bad, asked.out)
+
+
+def open_inputs(asked: Predict) -> tuple[Predictor, Listed]:
+    """Return the model and the images, or tell why they cannot be used."""
+    from .predict_folder import list_images, require_views
+
+    if asked.out.resolve() == asked.images.resolve():
+        raise DataError(f"{asked.out}: is the folder of the images; choose another --out")
+    predictor = open_model(asked)
+    listed = list_images(asked.images, asked.skip_bad, predictor.how.fov)
+    return predictor, require_views(listed, predictor.how, asked.skip_bad)
 
 
 def open_model(asked: Predict) -> Predictor:

@@ -52,6 +52,11 @@ class Listed:
     items: list[Item]
     problems: list[Problem]
 
+    @property
+    def bad(self) -> int:
+        """How many images cannot be used; one may have several problems."""
+        return len({problem.path for problem in self.problems})
+
     def notes(self, how: Preparation) -> list[str]:
         """Return a line where images are not of the kind that the model was trained on."""
         grey = sum(item.grey for item in self.items)
@@ -111,7 +116,7 @@ def list_images(folder: Path, skip_bad: bool = False, fov: View = "auto") -> Lis
             elif found.path not in doubled:
                 items.append(found)
     if problems and not skip_bad:
-        count = f"{len(problems)} of {len(paths)} images cannot be used"
+        count = f"{Listed(items, problems).bad} of {len(paths)} images cannot be used"
         raise ProblemReport(problems, f"{folder}: {count}; --skip-bad leaves them out")
     if not items:
         raise ProblemReport(problems, f"{folder}: none of its images can be used")
@@ -228,8 +233,12 @@ def _list_sources(
 
 
 def _find_views(folder: Path, paths: Sequence[Path]) -> tuple[dict[Path, Path], list[Problem]]:
-    """Return the field of view of each image that has one, and images with two of them."""
-    place = folder / "fov"
+    """Return the field of view of each image that has one, and images with two of them.
+
+    `folder` holds the images, or `images/` and `fov/`, or is such `images/` itself.
+    """
+    inside = folder.resolve().name == "images" and not (folder / "images").is_dir()
+    place = (folder.parent if inside else folder) / "fov"
     if not place.is_dir():
         return {}, []
     matching = match_stems(paths, list_pictures(place))

@@ -449,6 +449,7 @@ def test_dry_run_tells_and_writes_nothing(root, tmp_path, capsys) -> None:
     [
         ({"--root": "nowhere"}, "does not exist"),
         ({"--root": "empty"}, "holds no source of the pretraining set"),
+        ({"--root": "odd"}, "of eyepacs no file has a name that the data set is known by"),
         ({"--exclude": "empty"}, "holds no picture"),
         ({"--exclude": "nowhere"}, "is not a folder"),
         ({"--out": "full"}, "no univg run has made"),
@@ -460,6 +461,7 @@ def test_dry_run_tells_and_writes_nothing(root, tmp_path, capsys) -> None:
 def test_mistakes_are_one_line(root, tmp_path, change, expected, capsys) -> None:
     (tmp_path / "empty").mkdir()
     save(tmp_path / "full/mine.png", picture(1))
+    save(tmp_path / "odd/eyepacs/mine/what.png", picture(1))
     paths = {"--root", "--out", "--exclude"}
     given = {"--root": str(root), "--out": str(tmp_path / "out")}
     given |= {k: str(tmp_path / v) if k in paths else v for k, v in change.items()}

@@ -209,14 +209,16 @@ def test_wrong_input_is_told_before_any_file(folders, tmp_path):
     out = tmp_path / "out"
     real, near = folders["real"], folders["near"]
     few = make_set(tmp_path / "few", range(2))
-    with pytest.raises(DataError, match="holds 2 pairs"):
-        run(settings_for(few, real, out))
+    for attempt in (run, plan):
+        with pytest.raises(DataError, match="holds 2 pairs"):
+            attempt(settings_for(few, real, out))
     with pytest.raises(ConfigError, match="given twice"):
         run(settings_for(real, real, out))
     with pytest.raises(ConfigError, match="a folder of pairs"):
         run(settings_for(near, real, near))
-    with pytest.raises(DataError, match="no such file"):
-        run(settings_for(near, real, out, inception=tmp_path / "no.safetensors"))
+    for attempt in (run, plan):
+        with pytest.raises(DataError, match="no such file"):
+            attempt(settings_for(near, real, out, inception=tmp_path / "no.safetensors"))
     with pytest.raises(DataError, match="reads no pickles"):
         run(settings_for(near, real, out, inception=tmp_path / "weights.pth"))
     broken = make_set(tmp_path / "broken", range(4))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from training_shots import QUICK, write_shots
 
 from univg.loop.checkpoints import list_checkpoints, load_newest
-from univg.loop.folds import find_best_step, folder_of, read_curve
+from univg.loop.folds import find_best_step, read_curve
+from univg.loop.options import folder_of
 from univg.testing import tiny_base
 from univg.train import adapt_masks
 from univg.train.adapt_masks import AdaptMasks
@@ -61,6 +63,7 @@ def test_folds_go_on_where_they_were_stopped(place, tmp_path):
             file.unlink()
         newest.rmdir()
     (folder_of(tmp_path / "run") / "leave-one-out.json").unlink()
+    shutil.rmtree(tmp_path / "run")
     run(place, tmp_path / "run")
     name = "leave-one-out.json"
     ends = [(folder_of(tmp_path / run) / name).read_bytes() for run in ("whole", "run")]

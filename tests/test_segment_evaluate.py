@@ -18,7 +18,7 @@ from scipy.stats import wilcoxon
 from univg.cli import main
 from univg.errors import ConfigError, DataError, ProblemReport
 from univg.images import encode_image
-from univg.masks import write_mask
+from univg.masks import read_mask, write_mask
 from univg.overlays import FALSE, FOUND, MISSED, OUTSIDE, draw_overlay
 from univg.segment.evaluate import FILES, Evaluate, plan, run
 from univg.segment.evaluate_files import Method
@@ -198,6 +198,10 @@ def test_what_cannot_be_meant_is_refused(sets):
         run(settings_for(sets, against=sets / "poor", name="a", against_name="a"))
     with pytest.raises(ConfigError, match="a folder that is measured"):
         run(settings_for(sets, out=sets / "good"))
+    for place in ("good/masks", "good/probabilities", "truth/fov", "truth/images"):
+        for attempt in (run, plan):
+            with pytest.raises(ConfigError, match="a folder that is measured"):
+                attempt(settings_for(sets, out=sets / place, fov="inside"))
     (sets / "file").write_text("")
     with pytest.raises(ConfigError, match="which is a file"):
         run(settings_for(sets, out=sets / "file"))
@@ -221,6 +225,14 @@ def test_empty_masks_are_measured_by_the_rules(sets):
     document = json.loads((sets / "out" / "evaluation.json").read_text(encoding="utf-8"))
     assert document["per_image"][0]["good"]["sensitivity"] is None
     assert "Sensitivity of good on 1" in (sets / "out" / "table.md").read_text(encoding="utf-8")
+
+
+def test_inverted_masks_are_told(sets):
+    path = sets / "good" / "masks" / "eye-1.png"
+    assert "inverted" not in run(settings_for(sets, metrics=("dsc",))).line()
+    write_mask(path, ~read_mask(path))
+    told = run(settings_for(sets, metrics=("dsc",))).line()
+    assert f"1 mask more than half vessel, inverted? {path} first" in told
 
 
 def test_masks_with_a_few_grey_pixels_are_cut_and_told(sets):

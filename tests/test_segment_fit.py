@@ -17,11 +17,12 @@ from univg.cli import main
 from univg.errors import ConfigError, ResumeError, UserError
 from univg.files import sha256_of_file
 from univg.loop.checkpoints import load_newest
+from univg.loop.folds import find_best_step
 from univg.loop.looking import BEST
 from univg.segment import fit
 from univg.segment.fit import Fit, count_steps, count_synthetic, parse_options, resolve
 from univg.segment.fit_data import arrange, read_pairs
-from univg.segment.fit_run import make_task
+from univg.segment.fit_run import describe_plan, make_task
 from univg.segment.fit_task import SegmentTask
 from univg.segment.thresholds import THRESHOLDS, choose_threshold, score_thresholds
 from univg.segment.weights import load_network, read_card
@@ -283,6 +284,8 @@ def test_a_start_of_another_network_is_refused(place, tmp_path):
         ({"network_options": ("chanels=4",)}, "no option chanels"),
         ({"network_options": ("channels",)}, "name=value"),
         ({"hold_out": 5}, "leaves none"),
+        ({"hold_out": 9}, "leaves none"),
+        ({"leave_one_out": True, "stop_at": 1}, "leave --stop-at away"),
         ({"left_out": 5}, "there are 5 shots"),
         ({"wanted": 6}, "6 are asked for"),
         ({"patch_px": 8}, "at least 16"),
@@ -294,6 +297,31 @@ def test_mistakes_are_told_before_the_work_starts(place, tmp_path, changed, told
     with pytest.raises(UserError, match=told):
         fit.run(settings_for(place, tmp_path / "out", **changed))
     assert not list(tmp_path.glob("out/checkpoints/*"))
+
+
+@pytest.mark.parametrize("kind", ["a run", "something else"])
+def test_leave_one_out_needs_a_folder_that_it_can_have(place, tmp_path, kind):
+    out = tmp_path / "out"
+    if kind == "a run":
+        fit.run(settings_for(place, out, max_steps=1))
+    else:
+        out.mkdir()
+        (out / "notes.txt").write_text("mine")
+    asked = settings_for(place, out, max_steps=1, leave_one_out=True)
+    for attempt in (fit.run, describe_plan):
+        with pytest.raises(UserError, match=r"without --leave-one-out|notes\.txt"):
+            attempt(asked)
+    assert not (tmp_path / "out-folds").exists()
+
+
+def test_a_run_without_any_validation_cannot_choose_steps():
+    with pytest.raises(UserError, match="smaller --validate-every"):
+        find_best_step([{0: 1.0}, {0: 1.0}])
+
+
+def test_the_plan_builds_the_network(place, tmp_path):
+    with pytest.raises(UserError, match="channels"):
+        describe_plan(settings_for(place, tmp_path / "out", network_options=("channels=0",)))
 
 
 def test_the_plan_says_what_would_be_done(place, tmp_path, capsys):

@@ -13,7 +13,7 @@ import torch
 from vessel_pictures import draw_lines, paint
 
 from univg.cli import main
-from univg.errors import ConfigError, DataError, ProblemReport, ResumeError
+from univg.errors import ConfigError, DataError, ProblemReport, ResumeError, UserError
 from univg.images import encode_image, read_image
 from univg.manifest import MANIFEST_NAME, read_rows
 from univg.masks import encode_mask, read_mask
@@ -182,6 +182,39 @@ def test_fields_of_view_that_are_not_used_stop_nothing(place, tmp_path, fov):
     assert done.made == 4 and done.bad == 0
 
 
+def test_fields_of_view_lie_beside_images_also_if_these_are_named(place, tmp_path):
+    folder = write_images(tmp_path / "set")
+    for path in (folder / "images").iterdir():
+        view = np.zeros(read_image(path).shape[:2], np.bool_)
+        view[:, : view.shape[1] // 2] = True
+        (folder / "fov").mkdir(exist_ok=True)
+        (folder / "fov" / f"{path.stem}.png").write_bytes(encode_mask(view))
+    found = []
+    for name, images in (("a", folder), ("b", folder / "images")):
+        predict.run(settings_for(place, tmp_path / name, images=images, fov="given"))
+        found.append(files_of(tmp_path / name))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("wrong", ["model", "out", "fov"])
+def test_a_plan_refuses_what_a_run_would(place, tmp_path, wrong):
+    folder = write_images(tmp_path / "set")
+    changed = {
+        "model": {"model": tmp_path / "none.safetensors"},
+        "out": {"images": folder / "images", "out": folder / "images"},
+        "fov": {"fov": "given"},
+    }[wrong]
+    asked = Predict(**{"model": place / "model.safetensors", "images": folder,
+                       "out": tmp_path / "out", **changed})  # fmt: skip
+    told = []
+    for attempt in (predict.plan, predict.run):
+        with pytest.raises(UserError) as refused:
+            attempt(asked)
+        told.append(str(refused.value))
+    assert told[0] == told[1]
+    assert "images" in predict.plan(settings_for(place, tmp_path / "out", images=folder))
+
+
 def test_what_a_manifest_names_is_looked_at_and_nothing_else(place, tmp_path):
     folder = write_images(tmp_path / "set")
     (folder / "elsewhere").mkdir()
@@ -224,6 +257,7 @@ def test_bad_images_are_told_together_or_left_out_and_counted(place, tmp_path, c
     with pytest.raises(ProblemReport) as report:
         predict.run(settings_for(place, tmp_path / "out", images=folder))
     assert {p.path.name for p in report.value.problems} == {"cut.png", "words.jpg", "odd.png"}
+    assert "3 of 7 images cannot be used" in str(report.value)
     assert not (tmp_path / "out").exists()
     done = predict.run(settings_for(place, tmp_path / "out", images=folder, skip_bad=True))
     told = capsys.readouterr().out

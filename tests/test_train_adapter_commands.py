@@ -173,6 +173,8 @@ def test_the_command_lines_parse(tmp_path):
         "a.safetensors:1",
         "b.safetensors",
     )
+    again = ["--base", "nano", "--adapter", "a.safetensors:1", "--adapter", "b.safetensors"]
+    assert parse(Merge, [*again, "--out", "o"], "x") == parse(Merge, words, "x")
     wanted = parse(Convert, ["a.safetensors", "--to", "kohya", "--out", "b"], "x").settings
     assert wanted.to == "kohya"
     with pytest.raises(ConfigError):

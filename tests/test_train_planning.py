@@ -7,22 +7,25 @@ from typing import Any
 
 import pytest
 
-from univg.sd import build_on_meta
-from univg.sd_checkpoint import sd15_configs
-from univg.train import adapt_images
+from univg.sd import inspect_base
+from univg.sd_checkpoint import build_on_meta, sd15_configs
+from univg.train import adapt_images, adapt_masks, masks
 from univg.train.adapt_images import AdaptImages
 from univg.train.adapt_masks import PRESETS, AdaptMasks
+from univg.train.adapters import attach, count_weights, spec_of
+from univg.train.masks import TrainMasks
 from univg.train.options import fill_in
 from univg.train.planning import GIB, SHARES, describe_memory, estimate_bytes
 
 UNET, REST = 859.5e6, 206.7e6
+ADAPTERS = {"lora": 13.6e6, "loha": 37.1e6}
 
 
 def need(kind: str, **changed: Any) -> float:
     asked = fill_in(AdaptMasks(out=Path("o"), shots=Path("s"), preset="paper", **changed), PRESETS)
-    trained = SHARES[kind] * UNET
+    trained = ADAPTERS.get(kind) or SHARES[kind] * UNET
     whole = UNET + REST + (0 if kind == "unet" else trained)
-    load = kind if kind in SHARES and kind in {"unet", "control"} else "adapter"
+    load = "adapter" if kind in ADAPTERS else kind
     return estimate_bytes(sd15_configs()["unet"], whole, trained, asked, 512, load) / GIB
 
 
@@ -68,3 +71,15 @@ def test_the_control_net_s_share_is_that_of_the_real_one():
         control = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
     weights = sum(weight.numel() for weight in control.parameters())
     assert weights / UNET == pytest.approx(SHARES["control"], abs=0.01)
+
+
+@pytest.mark.parametrize(("command", "settings"), [(masks, TrainMasks), (adapt_masks, AdaptMasks)])
+def test_the_weights_of_an_adapter_are_counted(tmp_path, command, settings):
+    data = {"data": (tmp_path,)} if settings is TrainMasks else {"shots": tmp_path}
+    asked = settings(out=tmp_path / "out", dim=8, **data)
+    spec = spec_of(fill_in(asked, command.PRESETS))
+    unet = build_on_meta("unet", inspect_base("nano").configs["unet"])
+    real = attach(unet.to_empty(device="cpu"), spec)
+    count = sum(weight.numel() for weight in real.parameters())
+    assert count_weights(unet, spec) == count
+    assert f"Trains about {count / 1e6:.2g} M weights" in command.plan(asked)

@@ -279,3 +279,21 @@ def test_a_home_folder_is_found_and_flags_may_be_true(tmp_path, monkeypatch):
 def test_an_empty_path_on_the_command_line_is_refused(words):
     with pytest.raises(ConfigError, match=f"{words[-2] if words[-1] == '' else '--out'} is empty"):
         parse(Picture, words, "p")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--names", "a", "--names", "b", "c"],
+        ["--names=a", "--count", "3", "--names", "b", "c", "--strict"],
+        ["--count=3", "--names", "a", "b", "--share", "0.1", "--names=c"],
+    ],
+)
+def test_an_option_of_several_values_may_be_given_again(words):
+    assert parse(Picture, ["--out", "o", *words], "x").settings.names == ("a", "b", "c")
+
+
+def test_of_an_option_of_one_value_the_last_counts():
+    words = ["--count", "3", "--size", "32", "16", "--count", "4", "--size", "64", "48"]
+    chosen = parse(Picture, ["--out", "o", *words], "x").settings
+    assert (chosen.count, chosen.size) == (4, (64, 48))

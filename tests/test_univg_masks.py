@@ -233,6 +233,13 @@ def test_a_file_of_several_pictures_is_refused(tmp_path: Path) -> None:
     assert problem.kind == "frames" and "2 pictures" in problem.detail
 
 
+def test_cielab_colours_are_refused(tmp_path: Path) -> None:
+    lab = Image.new("LAB", (9, 9), (50, 20, 30))
+    lab.save(tmp_path / "lab.tif")
+    with pytest.raises(PictureError, match=r"lab\.tif: is stored in CIELAB colours"):
+        read_image(tmp_path / "lab.tif")
+
+
 def test_label_values_are_read_from_grey_and_palette_files(tmp_path: Path) -> None:
     values = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
     Image.fromarray(values).save(tmp_path / "grey.bmp")

@@ -78,9 +78,11 @@ class AdaptMasks(Engine, Shots):
 
 def plan(asked: AdaptMasks) -> str:
     """Return what a run would do."""
+    from .adapters import spec_of
     from .planning import describe_plan
 
-    return describe_plan(fill_in(asked, PRESETS), asked.kind, f"{asked.out}/adapter.safetensors")
+    asked = fill_in(asked, PRESETS)
+    return describe_plan(asked, "adapter", f"{asked.out}/adapter.safetensors", spec_of(asked))
 
 
 def run(asked: AdaptMasks) -> Outcome:

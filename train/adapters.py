@@ -7,6 +7,7 @@ values are those of the two libraries, so the files are theirs too.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from torch import nn
 
 from univg.sd_adapter import SAMPLING_STRENGTH, Adapter, load_adapter, merge_adapters
 from univg.sd_adapter_parts import LohaPart, LoraPart, Part
+
+from .adapt_masks import AdaptMasks
+from .masks import TrainMasks
 
 if TYPE_CHECKING:
     from univg.sd import Base
@@ -29,10 +33,12 @@ __all__ = [
     "Adapter",
     "AdapterSpec",
     "attach",
+    "count_weights",
     "find_targets",
     "load_adapter",
     "load_for_training",
     "merge_adapters",
+    "spec_of",
 ]
 
 Targets = Literal["attention", "attention+conv", "all"]
@@ -66,6 +72,17 @@ LORA = AdapterSpec(kind="lora")
 LOHA = AdapterSpec(kind="loha", conv_dim=4, conv_alpha=4, targets="all")
 """The paper's adaptation to five masks."""
 
+
+def spec_of(asked: TrainMasks | AdaptMasks) -> AdapterSpec:
+    """Return the adapter that settings ask for."""
+    plain = dataclasses.replace(LORA, dim=asked.dim, alpha=asked.alpha)
+    if isinstance(asked, TrainMasks):
+        return plain
+    return dataclasses.replace(
+        plain, kind=asked.kind, conv_dim=asked.conv_dim, conv_alpha=asked.conv_alpha, targets="all"
+    )
+
+
 Builder = Callable[[Mapping[str, nn.Module], AdapterSpec], dict[str, Part]]
 """From modules by kohya name (only their shapes are read) to a part for each."""
 
@@ -80,6 +97,14 @@ def attach(unet: nn.Module, spec: AdapterSpec, seed: int = 0) -> Adapter:
         torch.default_generator.manual_seed(seed)
         parts = ADAPTERS[spec.kind](blanks, spec)
     return Adapter(spec.kind, parts).train().attach(unet)
+
+
+def count_weights(unet: nn.Module, spec: AdapterSpec) -> int:
+    """Return how many weights a fresh adapter of `spec` has; `unet` may be without any."""
+    blanks = {name: _blank(module) for name, module in find_targets(unet, spec).items()}
+    with torch.random.fork_rng(devices=[]):
+        parts = ADAPTERS[spec.kind](blanks, spec)
+    return sum(weight.numel() for part in parts.values() for weight in part.parameters())
 
 
 def load_for_training(path: Path, base: Base, check_base: bool = True) -> Adapter:

@@ -33,7 +33,7 @@ from univg.sd_control import find_control
 from .adapt_images import AdaptImages
 from .adapt_masks import AdaptMasks
 from .adapter_commands import parse_adapter
-from .adapters import LORA, Adapter, AdapterSpec, attach, load_adapter
+from .adapters import Adapter, AdapterSpec, attach, load_adapter, spec_of
 from .diffusion import DenoisingLoss, NoiseOptions, NoiseSchedule
 from .drawing import SteeringGauge, draw_samples, draw_steered
 from .engine_cards import CONTROL, OWN_BASE, withdraw_engine, write_engine
@@ -65,8 +65,7 @@ def train_masks(asked: TrainMasks) -> Outcome:
     check_engine(asked)
     pictures = _list_pictures(asked, asked.data, "mask", asked.skip_bad)
     with open_session(asked, "masks", {"masks": hash_of(pictures)}) as session:
-        spec = dataclasses.replace(LORA, dim=asked.dim, alpha=asked.alpha)
-        adapter = attach(session.base.unet, spec, asked.seed)
+        adapter = attach(session.base.unet, spec_of(asked), asked.seed)
 
         def save(folder: Path) -> list[Path]:
             withdraw_engine(folder)
@@ -120,15 +119,7 @@ def adapt_masks(asked: AdaptMasks) -> Outcome:
         for path, strength in under:
             adapter = load_adapter(path, session.base, strength).requires_grad_(False)
             adapter.to(session.accelerator.device)  # no part of what is trained, which moves there
-        spec = AdapterSpec(
-            kind=asked.kind,
-            dim=asked.dim,
-            alpha=asked.alpha,
-            conv_dim=asked.conv_dim,
-            conv_alpha=asked.conv_alpha,
-            targets="all",
-        )
-        adapter = attach(session.base.unet, spec, asked.seed)
+        adapter = attach(session.base.unet, spec_of(asked), asked.seed)
 
         def save(folder: Path) -> list[Path]:
             withdraw_engine(folder)

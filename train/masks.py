@@ -76,9 +76,11 @@ class TrainMasks(Engine):
 
 def plan(asked: TrainMasks) -> str:
     """Return what a run would do."""
+    from .adapters import spec_of
     from .planning import describe_plan
 
-    return describe_plan(fill_in(asked, PRESETS), "lora", f"{asked.out}/adapter.safetensors")
+    asked = fill_in(asked, PRESETS)
+    return describe_plan(asked, "adapter", f"{asked.out}/adapter.safetensors", spec_of(asked))
 
 
 def run(asked: TrainMasks) -> Outcome:

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from univg.sd import inspect_base
+from univg.sd_checkpoint import build_on_meta
 from univg.sd_compute import choose_precision
 
 from .options import Engine
 
-Kind = Literal["lora", "loha", "unet", "control"]
-Load = Literal["adapter", "unet", "control"]
-SHARES: dict[Kind, float] = {"unet": 1.0, "control": 0.42, "lora": 0.01, "loha": 0.02}
-"""Trained weights as a share of the UNet's, at the paper's ranks."""
+if TYPE_CHECKING:
+    from .adapters import AdapterSpec
+
+Kind = Literal["adapter", "unet", "control"]
+SHARES: dict[Kind, float] = {"unet": 1.0, "control": 0.42, "adapter": 0.0}
+"""Trained weights as a share of the UNet's; an adapter's are counted."""
 GIB = 2**30
 # Bytes a trained weight: itself, its gradient, two moments of Adam in fp32; moments in 8 bits.
 STATE_BYTES = {"adamw": 16, "adam": 16, "adamw8bit": 10}
-ACTIVATION_FLOATS: dict[Load, tuple[int, int]] = {
+ACTIVATION_FLOATS: dict[Kind, tuple[int, int]] = {
     "unet": (119_000, 34_000),
     "adapter": (90_000, 34_000),
     "control": (110_000, 45_000),
@@ -33,20 +36,26 @@ which its kernels do not keep. Narrower networks keep less in proportion to thei
 SD15_WIDTH = 320
 
 
-def describe_plan(asked: Engine, kind: Kind, written: str) -> str:
-    """Return steps, samples and an estimate of memory beside what is free."""
+def describe_plan(asked: Engine, kind: Kind, written: str, spec: AdapterSpec | None = None) -> str:
+    """Return steps, samples and an estimate of memory beside what is free.
+
+    `spec` says what an adapter would be.
+    """
     assert asked.max_steps is not None
     assert asked.batch is not None
     info = inspect_base(asked.base)
     unet = info.parameters["unet"]
     trained = SHARES[kind] * unet
+    if spec is not None:
+        from .adapters import count_weights
+
+        trained = count_weights(build_on_meta("unet", info.configs["unet"]), spec)
     # A GPU holds what a step needs; autoencoder and text encoder wait outside.
     whole: float = unet if on_gpu() else sum(info.parameters.values())
     whole += 0 if kind == "unet" else trained
-    load: Load = kind if kind in {"unet", "control"} else "adapter"
     size = asked.size_px or info.native_px
     frozen = bytes_of_frozen(choose_precision(asked.precision))
-    need = estimate_bytes(info.configs["unet"], whole, trained, asked, size, load, frozen)
+    need = estimate_bytes(info.configs["unet"], whole, trained, asked, size, kind, frozen)
     total = asked.max_steps * asked.batch
     steps = f"{asked.max_steps} steps of {asked.batch}, {total} samples"
     if asked.stop_at:
@@ -76,7 +85,7 @@ def estimate_bytes(
     trained: float,
     asked: Engine,
     size_px: int,
-    load: Load,
+    kind: Kind,
     frozen: int = 4,
 ) -> float:
     """Return a rough estimate of the memory that training needs.
@@ -88,7 +97,7 @@ def estimate_bytes(
     state = STATE_BYTES[asked.optimizer or "adamw"] * trained
     state += 4 * trained if asked.ema else 0
     side = size_px // 8
-    floats = ACTIVATION_FLOATS[load][bool(asked.gradient_checkpointing)]
+    floats = ACTIVATION_FLOATS[kind][bool(asked.gradient_checkpointing)]
     micro = asked.micro_batch or asked.batch or 1
     share = int(unet["block_out_channels"][0]) / SD15_WIDTH
     return weights + state + 4.0 * micro * side * side * floats * share

@@ -20,9 +20,9 @@ from univg.binarise import Cut, cut_mask
 from univg.files import make_folder, write_atomic
 from univg.images import encode_image
 from univg.loop.curves import Points, draw_curves, smooth
-from univg.loop.folds import CURVES as FOLDS
-from univg.loop.folds import folder_of
 from univg.loop.journal import METRICS, PREVIEWS
+from univg.loop.options import CURVES as FOLDS
+from univg.loop.options import folder_of
 from univg.masks import BoolMask, encode_mask
 from univg.memorisation import Copying, measure_copying
 from univg.overlap import turn_over

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .engine_task import EngineTask
     from .latents import LatentCache
     from .pictures import Picture
-    from .planning import Load
+    from .planning import Kind
 
 FREE = frozenset({"cache", "base", "attention", "data", "adapter"})
 """Settings that change nothing that comes out, besides those of every run; base, data and adapters
@@ -235,7 +235,7 @@ def describe_start(session: Session, task: EngineTask) -> str:
     trained = sum(weight.numel() for weight in task.trained().values())
     whole = sum(weight.numel() for weight in task.module.parameters())
     precision = accelerator.mixed_precision
-    kind: Load = "control" if task.steered else "adapter" if trained < whole / 2 else "unet"
+    kind: Kind = "control" if task.steered else "adapter" if trained < whole / 2 else "unet"
     frozen, config = bytes_of_frozen(precision), session.base.unet.config
     need = estimate_bytes(config, whole, trained, asked, session.size_px, kind, frozen)
     processes = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""

@@ -16,7 +16,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    TypeVar,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import tyro
 import yaml
@@ -125,6 +133,7 @@ def parse(cls: type[Any], words: Sequence[str], prog: str) -> Invocation:
     """Read the command-line `words` into a `cls`, over the YAML file that `--config` names."""
     config_path = _find_config(words)
     _refuse_empty(cls, words)
+    words = _gather(cls, words)
     defaults = _partial(cls, read_yaml(config_path), str(config_path)) if config_path else None
     line = dataclasses.make_dataclass(
         cls.__name__,
@@ -202,6 +211,39 @@ def _prepare(cls: type[Any], values: Mapping[str, Any], source: str) -> dict[str
     if wrong:
         raise ConfigError(f"{source}: {'; '.join(wrong)}")
     return prepared
+
+
+def _gather(cls: type[Any], words: Sequence[str]) -> list[str]:
+    """Join what an option of several values is given again: `--x a --x b` is `--x a b`.
+
+    The parser would keep the last one alone, and say nothing.
+    """
+    types = get_type_hints(cls, include_extras=True)
+    groups: list[list[str]] = [[]]
+    first: dict[str, list[str]] = {}
+    for word in words:
+        option, equals, value = word.partition("=")
+        name = option.removeprefix("--").replace("-", "_")
+        if not word.startswith("--"):
+            groups[-1].append(word)
+        elif not _is_open_ended(types.get(name)):
+            groups.append([word])
+        elif name in first:
+            groups.append(first[name])
+            groups[-1].extend([value] if equals else [])
+        else:
+            first[name] = [option, *([value] if equals else [])]
+            groups.append(first[name])
+    once = {id(group): group for group in groups}
+    return [word for group in once.values() for word in group]
+
+
+def _is_open_ended(annotation: Any) -> bool:
+    """Whether an annotation is a tuple of any number of values, or may be one."""
+    inner = get_args(annotation)
+    if get_origin(annotation) is tuple:
+        return inner[-1:] == (Ellipsis,)
+    return any(_is_open_ended(each) for each in inner)
 
 
 def _refuse_empty(cls: type[Any], words: Sequence[str]) -> None:

@@ -131,6 +131,8 @@ def read_image(path: Path) -> ImageArray:
         return np.asarray(picture)
     if picture.mode == "1":
         return np.asarray(picture.convert("L"))
+    if picture.mode == "LAB":
+        raise _refuse(path, "colours", "is stored in CIELAB colours", "save it as RGB")
     if picture.mode == "P" or "A" in picture.mode:
         return _drop_alpha(path, np.asarray(_without_palette(picture)))
     if picture.mode.startswith(("I", "F")):

@@ -129,6 +129,16 @@ def sort_rows(folder: Path, key: str) -> None:
         write_atomic(folder / MANIFEST_NAME, b"".join(encode_row(row) for row in ordered))
 
 
+def refuse_strangers(folder: Path) -> None:
+    """Refuse a folder that holds files of unknown origin."""
+    strangers = [p for p in folder.iterdir() if not p.name.startswith(".univg-")]
+    if strangers:
+        raise ResumeError(
+            f"{folder}: holds {len(strangers)} entries that no univg run has made "
+            f"(for example {strangers[0].name}); choose an empty or new folder"
+        )
+
+
 def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
     """Mark `folder` as belonging to the run `identity`, or refuse it.
 
@@ -139,12 +149,7 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
     path = folder / RUN_NAME
     wanted = json.loads(json.dumps(identity))
     if not path.exists():
-        strangers = [p for p in folder.iterdir() if not p.name.startswith(".univg-")]
-        if strangers:
-            raise ResumeError(
-                f"{folder}: holds {len(strangers)} entries that no univg run has made "
-                f"(for example {strangers[0].name}); choose an empty or new folder"
-            )
+        refuse_strangers(folder)
         write_atomic(path, (json.dumps(wanted, indent=1, sort_keys=True) + "\n").encode())
         return
     try:
