@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from univg.errors import DataError, Problem, ProblemReport
@@ -19,7 +19,7 @@ from univg.files import sha256_of_file
 from univg.images import read_image
 from univg.pairs import Pair, find_pairs
 
-from .data import Channels, Example, Preparation, is_coloured, judge_pair, prepare_pair
+from .data import Channels, Example, Preparation, View, is_coloured, judge_pair, prepare_pair
 
 MIB = 2**20
 THREADS = max(1, min(8, os.cpu_count() or 1))
@@ -61,15 +61,23 @@ class Shape:
 
 
 def open_folder(
-    folder: Path, *, synthetic: bool = False, wanted: int | None = None, skip_bad: bool = False
+    folder: Path,
+    *,
+    synthetic: bool = False,
+    wanted: int | None = None,
+    skip_bad: bool = False,
+    fov: View = "auto",
 ) -> list[Pair]:
     """Return the pairs of `folder` that can be used, or tell all that is wrong in one report.
 
-    Of more than `wanted`, the first ones are taken; fewer are refused.
+    Of more than `wanted`, the first ones are taken; fewer are refused. Fields of view that `fov`
+    makes no use of are not looked at.
     """
     found, problems = find_pairs(folder)
     good: list[Pair] = []
     candidates = list(found.pairs)
+    if fov in {"whole", "found"}:
+        candidates = [replace(pair, fov=None) for pair in candidates]
     if wanted is not None and not skip_bad:
         candidates = candidates[:wanted]
     with ThreadPoolExecutor(THREADS) as pool:

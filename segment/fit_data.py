@@ -42,11 +42,11 @@ def read_pairs(asked: Fit) -> tuple[list[Pair], list[Pair]]:
     """Return the pairs of all folders, or tell what is wrong with them."""
     from univg.pairing import doubt_pairing
 
-    shots = open_folder(asked.shots, wanted=asked.wanted, skip_bad=asked.skip_bad)
+    shots = open_folder(asked.shots, wanted=asked.wanted, skip_bad=asked.skip_bad, fov=asked.fov)
     synthetic = [
         pair
         for folder in asked.synthetic
-        for pair in open_folder(folder, synthetic=True, skip_bad=asked.skip_bad)
+        for pair in open_folder(folder, synthetic=True, skip_bad=asked.skip_bad, fov=asked.fov)
     ]
     for doubt in doubt_pairing(shots):
         warnings.warn(doubt, ShotWarning, stacklevel=2)

@@ -299,6 +299,18 @@ def test_mistakes_are_told_before_the_work_starts(place, tmp_path, changed, told
     assert not list(tmp_path.glob("out/checkpoints/*"))
 
 
+@pytest.mark.parametrize("fov", ["whole", "found"])
+def test_fields_of_view_that_are_not_used_stop_no_training(tmp_path, fov):
+    shots = write_shots(tmp_path / "shots")
+    (shots / "fov").mkdir()
+    (shots / "fov" / "shot-1.png").write_bytes(b"no picture at all")
+    asked = settings_for(tmp_path, tmp_path / "out", shots=shots, synthetic=(), max_steps=1)
+    with pytest.raises(UserError, match=r"fov/shot-1\.png"):
+        fit.run(asked)
+    fit.run(dataclasses.replace(asked, fov=fov))
+    assert (asked.out / "model.safetensors").exists()
+
+
 @pytest.mark.parametrize("kind", ["a run", "something else"])
 def test_leave_one_out_needs_a_folder_that_it_can_have(place, tmp_path, kind):
     out = tmp_path / "out"
