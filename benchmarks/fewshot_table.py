@@ -202,10 +202,12 @@ def _difference_lines(
                 continue
             test = compare_paired(mine, theirs, draws=2000)
             means.append(test.difference or 0.0)
-            cells.append(f"{test.difference:+.2f}")
+            cells.append(f"{test.difference:+z.2f}")
             if test.low is not None:
-                cells[-1] += f" [{test.low:+.2f}, {test.high:+.2f}], p {test.permutation_p:.3f}"
-        cells.append(f"{np.mean(means):+.2f}" if len(means) == len(sets) else "")
+                cells[-1] += (
+                    f" [{test.low:+z.2f}, {test.high:+z.2f}], {_chance(test.permutation_p)}"
+                )
+        cells.append(f"{np.mean(means):+z.2f}" if len(means) == len(sets) else "")
         yield _line(cells)
 
 
@@ -257,6 +259,10 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
+
+
+def _chance(p: float) -> str:
+    return f"p {p:.3f}" if p >= 0.001 else "p < 0.001"
 
 
 def _to_plain(text: str) -> str | int:

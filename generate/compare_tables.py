@@ -246,7 +246,7 @@ def _differences(found: Compared) -> Table:
                         f"{one.measured.name}: {kind}, {each.name}",
                         f"{each.real:.4g}",
                         f"{each.synth:.4g}",
-                        f"{each.shift:+.2f}",
+                        f"{each.shift:+z.2f}",
                         f"{each.ks:.2f}",
                     )
                 )

@@ -55,7 +55,7 @@ class Metric:
         """Return `value` as it stands in a table; a dash where it is not defined."""
         if value is None or math.isnan(value):
             return "–"
-        return f"{value * (100 if self.percent else 1):{sign}.{self.digits}f}"
+        return f"{value * (100 if self.percent else 1):{sign}z.{self.digits}f}"
 
     def show_spread(self, mean: float | None, sd: float | None) -> str:
         """Return mean and standard deviation as they stand in a table."""

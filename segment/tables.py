@@ -269,7 +269,7 @@ def _range(metric: Metric, low: float | None, high: float | None, sign: str = ""
 
 
 def _show(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.2f}"
+    return "–" if value is None else f"{value:+z.2f}"
 
 
 def _null(value: float | None) -> float | None:

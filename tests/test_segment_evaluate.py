@@ -398,3 +398,8 @@ def test_signs_of_a_comparison():
 def test_correction_for_many_is_holms():
     assert correct_for_many([0.01, None, 0.04, 0.03]) == pytest.approx([0.03, None, 0.06, 0.06])
     assert correct_for_many([0.9, 0.8]) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(("value", "shown"), [(-0.00001, "+0.00"), (-0.0001, "-0.01")])
+def test_nothing_has_no_minus(value, shown):
+    assert METRICS["dsc"].show(value, "+") == shown

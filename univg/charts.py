@@ -91,7 +91,7 @@ def draw_differences(spreads: Sequence[Spread], alt: str, *, worse: str, better:
     for number, each in enumerate(spreads):
         y = 26 + pitch * number
         parts.append(_text(0, y + 12, each.label, bold=True))
-        parts.append(_text(WIDTH, y + 12, f"{each.mean:+.1f}", anchor="end", bold=True))
+        parts.append(_text(WIDTH, y + 12, f"{each.mean:+z.1f}", anchor="end", bold=True))
         for value in each.values:
             parts.append(
                 f'<circle cx="{place(value):.1f}" cy="{y + 30:g}" r="4" '

@@ -113,14 +113,14 @@ def judge_gain(answer: Answer) -> tuple[str, str]:
     before, after = (100 * answer.mean(method, "dsc") for method in (ALONE, BOTH))
     gain, count = 100 * float(test["difference"]), len(rows)
     better = sum(each > 0 for each in answer.gains("dsc"))
-    change = f"From {before:.2f} to {after:.2f} DSC, a difference of {_signed(gain)}"
+    change = f"From {before:.2f} to {after:.2f} DSC, a difference of {gain:+z.2f}"
     if count < LEAST or test["low"] is None:
         needed = f"{change} on {_name_images(count)}; {LEAST} are the least for a verdict."
         return "Too few test images to say", needed
     low, high = 100 * float(test["low"]), 100 * float(test["high"])
     share = f"{better} of {_name_images(count)} are better with the pairs."
     p = float(test["permutation_p"])
-    between = f"(95 % interval {low:+.2f} to {high:+.2f}, permutation test p {_chance(p)})"
+    between = f"(95 % interval {low:+z.2f} to {high:+z.2f}, permutation test p {_chance(p)})"
     if low <= 0 <= high:
         return "Not shown", f"{change}, but the interval holds 0 {between}. {share}"
     if p >= SIGNIFICANT:
@@ -133,10 +133,6 @@ def _name_images(count: int) -> str:
     return "1 test image" if count == 1 else f"{count} test images"
 
 
-def _signed(value: float) -> str:
-    return f"{round(value, 2) + 0.0:+.2f}"  # never "-0.00"
-
-
 def add_answer(section: Section, answer: Answer) -> None:
     """Add verdict, figures, charts and test images."""
     section.subheading(*judge_gain(answer))
@@ -145,7 +141,7 @@ def add_answer(section: Section, answer: Answer) -> None:
         [
             (f"{100 * answer.mean(ALONE, 'dsc'):.2f}", "DSC, shots alone"),
             (f"{100 * answer.mean(BOTH, 'dsc'):.2f}", "DSC, with synthetic pairs"),
-            (_signed(gain), "difference in DSC"),
+            (f"{gain:+z.2f}", "difference in DSC"),
             (f"{100 * answer.mean(ALONE, 'cldice'):.2f}", "clDice, shots alone"),
             (f"{100 * answer.mean(BOTH, 'cldice'):.2f}", "clDice, with synthetic pairs"),
         ]
@@ -176,7 +172,7 @@ def _add_charts(section: Section, answer: Answer) -> None:
             )  # fmt: skip
     if not spreads:
         return
-    told = [f"{each.label} {each.mean:+.1f} on average" for each in spreads]
+    told = [f"{each.label} {each.mean:+z.1f} on average" for each in spreads]
     section.drawing(
         draw_differences(
             spreads,
@@ -240,7 +236,7 @@ def _spread(summary: Mapping[str, Any], scale: float) -> str:
 
 
 def _show(value: float | None, scale: float, sign: str = "") -> str:
-    return "–" if value is None else f"{scale * value:{sign}.2f}".replace("-", "−")
+    return "–" if value is None else f"{scale * value:{sign}z.2f}".replace("-", "−")
 
 
 def _chance(value: float | None) -> str:
