@@ -145,6 +145,12 @@ def describe_tables(jobs: Sequence[Found]) -> str:
             "permutation test over images (an image's mean over draws counts once):\n"
         )
         parts += [_frame(["row", *sets, "mean"]), *_difference_lines(jobs, rows, sets)]
+    parts.append(
+        "\nDice of the real images that a row is trained on, at the threshold chosen on them and "
+        "the size that the network sees, in percent. Where images of the same look that were never "
+        "seen come close to it, more pairs have little to win:\n"
+    )
+    parts += [_frame(["row", *sets]), *_trained_lines(jobs, rows, sets)]
     parts.append("")
     parts += [f"- `{row}`: {_what(row)}" for row in rows]
     return "\n".join(parts) + "\n"
@@ -208,6 +214,21 @@ def _difference_lines(
                     f" [{test.low:+z.2f}, {test.high:+z.2f}], {_chance(test.permutation_p)}"
                 )
         cells.append(f"{np.mean(means):+z.2f}" if len(means) == len(sets) else "")
+        yield _line(cells)
+
+
+def _trained_lines(
+    jobs: Sequence[Found], rows: Sequence[str], sets: Sequence[str]
+) -> Iterable[str]:
+    for row in rows:
+        cells = [row]
+        for name in sets:
+            found = [
+                job["shots_dice"]
+                for job in jobs
+                if (job["row"], job["set"]) == (row, name) and job["shots_dice"] is not None
+            ]
+            cells.append(f"{100 * np.mean(found):.2f}" if found else "")
         yield _line(cells)
 
 

@@ -241,6 +241,7 @@ def test_rows_are_compared_on_the_images_that_both_have(load):
             "cpu_s": {"fit": 30.0},
             "size_px": "64x64",
             "judged": "whole image",
+            "shots_dice": {"A": 0.9, "B": 0.8}.get(draw),
         }
         return {"set": "XCA", "row": row, "draw": draw, "images": scores, **more}
 
@@ -257,6 +258,8 @@ def test_rows_are_compared_on_the_images_that_both_have(load):
     # Means of the draws 60 and 80; of the differences (5, 0, 40).
     assert "| composite | 70.00 ± 14.14 / 70.00 ± 14.14 | 70.00 / 70.00 | 1.0 | 0.5 |" in text
     assert "| composite | +15.00 [" in text
+    trained = text[text.index("images that a row is trained on") :]
+    assert "| composite | 85.00 |" in trained and "| ceiling |  |" in trained
 
 
 def test_a_table_is_read_back_and_grows(load, tmp_path):
