@@ -23,6 +23,8 @@ from .compare_sets import MeasuredSet
 FloatArray = npt.NDArray[np.float64]
 
 MOST_NEIGHBOURS = 5
+EVEN = 1e-3
+"""Local contrast below which a picture shows nothing."""
 MOST_BACKGROUNDS = 24
 """Items of a set whose backgrounds and masks are laid on each other: each in eight positions."""
 _STREAM = "generate.compare.spread"
@@ -113,13 +115,17 @@ def repeat_backgrounds(items: MeasuredSet) -> float:
     """Return the mean correlation of each background with the nearest other one of the set."""
     signs = sign_images(items.images, items.vessels)
     table, _ = correlation_table(signs, signs)
+    even = np.abs(signs[0]).max(axis=(1, 2)) < EVEN
+    table[np.ix_(even, even)] = 1.0  # nothing to correlate, and all the same
     np.fill_diagonal(table, -1.0)
     return float(np.clip(table.max(axis=1).mean(), 0, 1))
 
 
 def mean_mask_distance(thumbnails: npt.NDArray[np.bool_]) -> float:
-    """Return the mean of 1 - overlap over all pairs of masks (N, S, S)."""
+    """Return the mean of 1 - overlap over all pairs of masks (N, S, S); empty ones are the same."""
     table, _ = overlap_table(thumbnails, thumbnails)
+    empty = ~thumbnails.any(axis=(1, 2))
+    table[np.ix_(empty, empty)] = 1.0
     return float(1 - table[~np.eye(len(table), dtype=np.bool_)].mean())
 
 

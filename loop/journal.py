@@ -57,12 +57,14 @@ class Journal:
             raise UserError(f"--tracker {tracker}: {error}") from error
         return bool(self.accelerator.trackers)
 
-    def write(self, step: int, figures: Mapping[str, float]) -> None:
-        """Note the figures of `step`."""
+    def write(
+        self, step: int, figures: Mapping[str, float], notes: Mapping[str, Any] | None = None
+    ) -> None:
+        """Note the figures of `step`; `notes`, plain values, stand beside them in the file."""
         if not self.is_writer:
             return
         try:
-            self._stream.write(json.dumps({"step": step, **figures}) + "\n")
+            self._stream.write(json.dumps({"step": step, **figures, **(notes or {})}) + "\n")
             self._stream.flush()
             if self.tracks:
                 self.accelerator.log(dict(figures), step=step)

@@ -65,7 +65,7 @@ def _validate(run: _Run) -> bool:
         here[0], here[1] = torch.stack(losses).double().sum(), len(losses)
     summed = here if run.world == 1 else run.accelerator.reduce(here, "sum")
     found = float(summed[0] / summed[1])
-    run.journal.write(run.step, {"validation": found})
+    run.journal.write(run.step, {"validation": found}, run.task.noted())
     if found < run.outcome.best_check and run.step:
         run.outcome.best_check, run.outcome.best_step = found, run.step
         if run.accelerator.is_main_process:

@@ -10,6 +10,7 @@ import abc
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +60,10 @@ class Task(abc.ABC):
 
     def measure(self, step: int) -> Mapping[str, float]:  # noqa: ARG002
         """Return figures of what the network draws now; asked for with each preview."""
+        return {}
+
+    def noted(self) -> Mapping[str, Any]:
+        """Return what the last validation found besides its loss, to stand beside it."""
         return {}
 
     def held(self) -> AbstractContextManager[None]:

@@ -159,14 +159,15 @@ def list_methods(settings: Evaluate) -> list[Method]:
         Method(
             name=settings.name or _name_of(settings.predicted),
             masks=settings.predicted,
-            probabilities=_probabilities(settings.predicted, settings.probabilities),
+            probabilities=_probabilities(settings, settings.predicted, settings.probabilities),
         )
     ]
     if settings.against is not None:
         name = settings.against_name or _name_of(settings.against)
         if name == methods[0].name and not (settings.name and settings.against_name):
             name = f"{name} (against)"
-        probabilities = _probabilities(settings.against, settings.against_probabilities)
+        given = settings.against_probabilities
+        probabilities = _probabilities(settings, settings.against, given)
         methods.append(Method(name=name, masks=settings.against, probabilities=probabilities))
     return methods
 
@@ -176,7 +177,13 @@ def _name_of(folder: Path) -> str:
     return place.parent.name if place.name == "masks" else place.name
 
 
-def _probabilities(folder: Path, given: Path | None) -> Path | None:
+def _probabilities(settings: Evaluate, folder: Path, given: Path | None) -> Path | None:
+    """Return where the probabilities of a method are, None where no metric reads them."""
+    from .metrics import METRICS
+
+    wanted = [METRICS[name] for name in settings.metrics or METRICS if name in METRICS]
+    if not any(metric.needs_probability for metric in wanted):
+        return None
     usual = folder / "probabilities"
     return given or (usual if usual.is_dir() else None)
 

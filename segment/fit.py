@@ -68,7 +68,7 @@ class Fit(Training):
     epochs: Annotated[int, Ge(1)] | None = None
     """Length of the run, in place of --max-steps: how often the larger set is seen."""
     size_px: Annotated[int, Ge(0), Le(8192)] | Literal["auto"] | None = None
-    """Images are scaled to this longest side, shots not beyond their own; 0: left as they are;
+    """Images are scaled to this longest side, at most the shots' own median; 0: left as they are;
     auto: the smallest of 512 to 2048 px that costs the shots' masks no more than 0.02 of Dice."""
     patch_px: Annotated[int, Ge(0), Le(4096)] | None = None
     """Side of the squares that are cut from them; 0: whole images."""
@@ -182,13 +182,20 @@ def count_synthetic_steps(asked: Fit) -> int | None:
 
 
 def count_synthetic(batch: int, share: float, pairs: int) -> int:
-    """Return how many samples of a batch are synthetic; at least one is real, but at share 1."""
-    if not pairs:
+    """Return how many samples of a batch are synthetic; at least one is real, but at share 1.
+
+    Of an odd batch the smaller half is.
+    """
+    if not pairs or not share:
         return 0
-    made = round(batch * share)
-    if share < 1 and batch > 1:
-        made = min(made, batch - 1)
-    return max(made, 1) if share > 0 and batch > 1 else made
+    if share == 1:
+        return batch
+    if batch == 1:
+        raise ConfigError(
+            f"batch is 1 and synthetic_share is {share:g}: one sample cannot be both; take a batch "
+            "of two or more (--micro-batch 1 needs as little memory)"
+        )
+    return min(max(math.ceil(batch * share - 0.5), 1), batch - 1)
 
 
 def count_steps(epochs: int, batch: int, made: int, real: int, synthetic: int) -> int:

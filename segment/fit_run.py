@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from univg.errors import UserError
+from univg.errors import ResumeError, UserError
 from univg.files import make_folder
 from univg.loop import run_files
+from univg.loop.journal import METRICS
 from univg.loop.options import check_folds, folder_of
 from univg.manifest import lock_folder
 from univg.pairs import Pair
@@ -58,7 +59,7 @@ def fit_segmenter(asked: Fit) -> Outcome:
 
     given = asked
     shots, synthetic = read_pairs(asked)
-    asked = resolve(asked, max(1, len(shots) - asked.hold_out), len(synthetic))
+    asked = resolve(asked, count_trained(asked, len(shots)), len(synthetic))
     check_request(asked)
     if not asked.leave_one_out:
         return _fit(asked, shots, synthetic, None)
@@ -67,13 +68,20 @@ def fit_segmenter(asked: Fit) -> Outcome:
         return _fit(fold, shots, synthetic, None)
 
     asked = choose_steps(asked, len(shots), fit_fold)
-    return _fit(asked, shots, synthetic, read_threshold(folder_of(given.out), len(shots)))
+    assert asked.stop_at is not None
+    threshold = read_threshold(folder_of(given.out), len(shots), asked.stop_at)
+    return _fit(asked, shots, synthetic, threshold)
+
+
+def count_trained(asked: Fit, shots: int) -> int:
+    """Return how many of `shots` are trained on."""
+    return max(1, shots - asked.hold_out - (asked.left_out is not None))
 
 
 def describe_plan(asked: Fit) -> str:
     """Say what a run would do; refuse what it would, a network that cannot be built too."""
     shots, synthetic = read_pairs(asked)
-    asked = resolve(asked, max(1, len(shots) - asked.hold_out), len(synthetic))
+    asked = resolve(asked, count_trained(asked, len(shots)), len(synthetic))
     check_request(asked)
     if asked.leave_one_out:
         check_folds(asked, len(shots))
@@ -106,12 +114,22 @@ def check_request(asked: Fit) -> None:
     run_files.check_tracker(asked)
 
 
-def read_threshold(folds: Path, count: int) -> float:
-    """Return the threshold that suits best the shots that each fold had left out."""
+def read_threshold(folds: Path, count: int, step: int) -> float:
+    """Return the threshold that suits best, at `step`, the shots that each fold had left out."""
+    from .fit_task import DICE_BY_THRESHOLD
+
     curves = []
     for number in range(count):
-        found = json.loads((folds / str(number + 1) / run_files.RESULT).read_text(encoding="utf-8"))
-        curves += [np.array(curve, np.float64) for curve in found["dice_by_threshold"]]
+        path = folds / str(number + 1) / METRICS
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        found = [row[DICE_BY_THRESHOLD] for row in rows
+                 if row["step"] == step and DICE_BY_THRESHOLD in row]  # fmt: skip
+        if not found:
+            raise ResumeError(
+                f"{path}: holds no Dice by threshold of step {step}, so another version of univg "
+                f"made it; delete {folds} and run again"
+            )
+        curves.append(np.array(found[-1], np.float64))
     return choose_threshold(curves)[0]
 
 

@@ -37,6 +37,7 @@ from .thresholds import choose_threshold, score_thresholds
 from .weights import save_network
 
 MODEL = "model.safetensors"
+DICE_BY_THRESHOLD = "dice_by_threshold"
 STATISTICS_SAMPLES = 48
 PREVIEWED = 3
 MOST_KNOWN = 8
@@ -74,6 +75,8 @@ class Judged(nn.Module):
         self.network, self.loss, self.tiling, self.batches = network, loss, tiling, batches
         self.channels_last = channels_last
         self.stale = True
+        self.last_curve: list[float] = []
+        """Dice by threshold of the image that was last judged."""
         self.normalisers = [m for m in network.modules() if isinstance(m, WITH_STATISTICS)]
 
     def forward(self, batch: Sample) -> Tensor:
@@ -104,6 +107,7 @@ class Judged(nn.Module):
             batch["mask"][0, 0].cpu().numpy() > 0,
             batch["weight"][0, 0].cpu().numpy() > 0,
         )
+        self.last_curve = [round(float(value), 5) for value in curve]
         return batch["image"].new_tensor([1.0 - float(curve.max())])
 
     @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
@@ -263,6 +267,10 @@ class SegmentTask(Task):
         curves = [score_thresholds(found, e.mask, e.image.fov) for e, found in shown]
         threshold, dice = choose_threshold(curves)
         return threshold, dice, [[round(float(v), 5) for v in curve] for curve in curves]
+
+    def noted(self) -> dict[str, Any]:
+        """Return Dice by threshold of a shot left out, by which a threshold is chosen later."""
+        return {DICE_BY_THRESHOLD: self.module.last_curve} if self.checks == 1 else {}
 
     def save(self, folder: Path) -> list[Path]:
         """Write the network with its threshold and all that prediction needs."""

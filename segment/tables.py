@@ -96,7 +96,7 @@ def to_json(found: Evaluation) -> dict[str, Any]:
                 "width_px": one.width_px,
                 "height_px": one.height_px,
                 "judged_px": one.area_px,
-                **{
+                "values": {
                     name: {metric: _null(values.get(metric)) for metric in found.metrics}
                     for name, values in zip(found.methods, one.values, strict=True)
                 },
@@ -177,7 +177,9 @@ def write_latex(found: Evaluation) -> str:
     lines += [f"{head} \\\\", "\\midrule"]
     for name in found.methods:
         cells = [_latex_cell(found, name, key) for key in found.metrics]
-        lines.append(" & ".join([_latex(name), *cells]) + " \\\\")
+        # A name in brackets would be taken for an option of the line before.
+        guard = "{}" if name[:1] in {"[", "*"} else ""
+        lines.append(" & ".join([guard + _latex(name), *cells]) + " \\\\")
     lines += ["\\bottomrule", "\\end{tabular}"]
     lines += [f"% {line}" for line in describe(found).splitlines()]
     return "\n".join(lines) + "\n"

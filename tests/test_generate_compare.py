@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -17,7 +18,12 @@ from univg.errors import ConfigError, DataError, ProblemReport
 from univg.generate.compare import Compare, list_folders, plan, run
 from univg.generate.compare_scores import Compared
 from univg.generate.compare_sets import choose_pairs, measure_sets, name_sets
-from univg.generate.compare_spread import density_and_coverage, pair_distances
+from univg.generate.compare_spread import (
+    density_and_coverage,
+    mean_mask_distance,
+    pair_distances,
+    repeat_backgrounds,
+)
 from univg.generate.compare_tables import format_markdown, make_tables
 from univg.images import encode_image
 from univg.looks import look_distance
@@ -203,6 +209,17 @@ def test_empty_masks_do_not_stop_it(folders, tmp_path):
     write_pair(made, "p020", paint(draw_lines(20, SIZE), 20), np.zeros((SIZE, SIZE), np.bool_))
     found = run(settings_for(made, folders["real"], tmp_path / "out"))
     assert np.isfinite(found.sets[0].masks.frechet.mean)
+
+
+def test_masks_and_pictures_of_nothing_are_all_the_same():
+    nothing = np.zeros((3, 128, 128), np.bool_)
+    assert mean_mask_distance(nothing) == 0.0
+    some = nothing.copy()
+    some[0, 20:30, 10:100] = True
+    assert mean_mask_distance(some) == pytest.approx(2 / 3)  # of three pairs one is the same
+    even = [np.full((96, 96), level, np.uint8) for level in (90, 90, 120)]
+    items: Any = SimpleNamespace(images=even, vessels=[np.zeros((96, 96), np.bool_)] * 3)
+    assert repeat_backgrounds(items) == 1.0
 
 
 def test_wrong_input_is_told_before_any_file(folders, tmp_path):

@@ -101,6 +101,29 @@ def test_a_run_writes_figures_that_are_those_of_the_arrays(sets, capsys):
     assert found.line().startswith("6 images, DSC: good ")
 
 
+def test_probabilities_are_not_asked_for_where_no_metric_reads_them(sets):
+    (sets / "good" / "probabilities" / "eye-0.png").unlink()
+    (sets / "good" / "probabilities" / "eye-1.png").write_bytes(b"no picture")
+    found = run(settings_for(sets, metrics=("dsc", "cldice")))
+    assert len(found.measured) == COUNT and not found.problems
+    with pytest.raises(ProblemReport, match="no probabilities"):
+        run(settings_for(sets, metrics=("dsc", "auc")))
+
+
+@pytest.mark.parametrize("name", ["image", "width_px", "[12] *", "*"])
+def test_any_name_of_a_method_is_told_apart(sets, name):
+    run(settings_for(sets, name=name, metrics=("dsc",)))
+    document = json.loads((sets / "out" / "evaluation.json").read_text(encoding="utf-8"))
+    first = document["per_image"][0]
+    assert first["image"] == "eye-0" and first["width_px"] == 90
+    assert list(first["values"]) == [name] and 0 < first["values"][name]["dsc"] < 1
+    # LaTeX takes [ and * after the end of a line for its options.
+    assert not any(
+        line.startswith(("[", "*"))
+        for line in (sets / "out" / "table.tex").read_text().splitlines()
+    )
+
+
 def test_two_methods_are_compared_on_the_same_images(sets):
     found = run(settings_for(sets, against=sets / "poor", metrics=("dsc", "hd95", "auc")))
     ours, theirs = found.values(0, "dsc"), found.values(1, "dsc")
@@ -223,7 +246,7 @@ def test_empty_masks_are_measured_by_the_rules(sets):
     rows = read(sets / "out" / "per_image.csv")
     assert rows[0]["sensitivity"] == "" and rows[1]["sensitivity"] == "0.0"
     document = json.loads((sets / "out" / "evaluation.json").read_text(encoding="utf-8"))
-    assert document["per_image"][0]["good"]["sensitivity"] is None
+    assert document["per_image"][0]["values"]["good"]["sensitivity"] is None
     assert "Sensitivity of good on 1" in (sets / "out" / "table.md").read_text(encoding="utf-8")
 
 

@@ -178,7 +178,7 @@ def test_infinite_figures_are_null_in_json(tmp_path):
     told = json.loads(text, parse_constant=refuse)
     method = told["methods"][0]
     assert told["summaries"][method]["give_infinity"]["mean"] is None
-    assert told["per_image"][0][method]["give_infinity"] is None
+    assert told["per_image"][0]["values"][method]["give_infinity"] is None
 
 
 def test_an_evaluation_is_not_written_over_another_run(tmp_path):

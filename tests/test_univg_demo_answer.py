@@ -28,8 +28,8 @@ def answer_of(alone: list[float], both: list[float]) -> Answer:
     """Return an answer with the statistics of an evaluation, for such DSC an image."""
     values = {ALONE: alone, BOTH: both}
     rows = [
-        {"image": f"i{k}", **{name: {"dsc": each[k], "cldice": each[k]} for name, each in
-                              values.items()}}
+        {"image": f"i{k}", "values": {name: {"dsc": each[k], "cldice": each[k]} for name, each in
+                                      values.items()}}
         for k in range(len(alone))
     ]  # fmt: skip
     one = {name: vars(summarise(each, draws=200)) for name, each in values.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from univg.recipe_steps import DONE, Chain, Step, hash_content, list_files
+from univg.recipe_steps import DONE, Chain, Step, hash_content, hash_each, list_files
 
 
 def make_chain(out, source, calls, *, first=1, second=1, fails=(), say=lambda _: None):
@@ -37,7 +37,7 @@ def make_chain(out, source, calls, *, first=1, second=1, fails=(), say=lambda _:
 def source(tmp_path):
     folder = tmp_path / "source"
     folder.mkdir()
-    (folder / "a.txt").write_text("one")
+    (folder / "a.png").write_text("one")
     return folder
 
 
@@ -63,7 +63,7 @@ def test_a_change_redoes_what_depends_on_it(source, tmp_path):
     calls.clear()
     make_chain(tmp_path / "out", source, calls)  # back again: nothing was deleted
     assert calls == []
-    (source / "a.txt").write_text("two")
+    (source / "a.png").write_text("two")
     make_chain(tmp_path / "out", source, calls)
     assert calls == ["root", "left", "right", "join"]
 
@@ -74,8 +74,28 @@ def test_inputs_are_known_by_their_content(source, tmp_path):
     assert hash_content(source) == before
     moved = source.rename(tmp_path / "elsewhere")
     assert hash_content(moved) == before
-    (moved / "a.txt").rename(moved / "b.txt")
+    (moved / "a.png").rename(moved / "b.png")
     assert hash_content(moved) != before
+
+
+def test_what_is_no_picture_does_not_count_and_files_are_read_at_once(source, tmp_path):
+    before = hash_content(source)
+    (source / "Thumbs.db").write_text("x")
+    assert hash_content(source) == before
+    (source / "manifest.jsonl").write_text("")
+    assert hash_content(source) != before
+    calls = []
+
+    def hash_counting(paths):
+        calls.append(list(paths))
+        return hash_each(paths)
+
+    files = [source / name for name in ("a.png", "Thumbs.db")]
+    chain = Chain(tmp_path / "out", hash_files=hash_counting)
+    step = Step(name="one", inputs=[*files, source], work=lambda *_: None)
+    key = chain.key_of(step)
+    assert calls[0] == files and len(calls) == 2  # and the folder
+    assert chain.key_of(step) == key and len(calls) == 2
 
 
 def test_a_step_that_was_interrupted_goes_on_in_its_folder(source, tmp_path):

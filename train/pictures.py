@@ -101,6 +101,11 @@ def list_pictures_of(
     return pictures
 
 
+def find_pictures(root: Path, kind: Kind) -> list[Path]:
+    """Return the files of `root` that `list_pictures_of` would take, unread, of any modality."""
+    return [item.path for item in _search(root, kind, "", False, [])]
+
+
 def load_picture(picture: Picture, size_px: int, fit: Fit) -> Pixels:
     """Return the pixels of `picture` as uint8 (S, S, 3); a mask is black and white."""
     if picture.kind == "mask":

@@ -44,10 +44,16 @@ def modality_names() -> list[str]:
     return sorted(path.stem for path in CARD_FOLDER.glob("*.yaml"))
 
 
+def find_card(name_or_path: str) -> Path | None:
+    """Return the file of a user's own card, None where one of ours is named."""
+    path = Path(name_or_path)
+    return path.expanduser() if path.suffix.lower() in {".yaml", ".yml"} else None
+
+
 def find_modality(name_or_path: str) -> Modality:
     """Return the card called `name_or_path`, or the one in that file."""
-    path = Path(name_or_path)
-    if path.suffix.lower() in {".yaml", ".yml"}:
+    path = find_card(name_or_path)
+    if path is not None:
         return from_plain(Modality, read_yaml(path), str(path))
     shipped = CARD_FOLDER / f"{name_or_path}.yaml"
     if name_or_path not in modality_names():

@@ -7,6 +7,7 @@ named twice, is missing, or cannot be used.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,7 +236,8 @@ def _group(paths: Iterable[Path], strip: Sequence[str]) -> dict[str, list[Path]]
     """Group by stem: exact where nothing is stripped, else without regard to letter case."""
     groups: dict[str, list[Path]] = {}
     for path in sorted(paths):
-        key = strip_stem(path.stem, strip).casefold() if strip else path.stem
+        stem = unicodedata.normalize("NFC", path.stem)  # Macs take letters and accents apart
+        key = strip_stem(stem, strip).casefold() if strip else stem
         groups.setdefault(key, []).append(path)
     return groups
 

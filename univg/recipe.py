@@ -25,6 +25,8 @@ from univg.recipe_steps import Chain, Result
 
 HASHES = ".univg-hashes.json"
 """File in OUT that remembers checksums of the user's files, by path, size and time."""
+MARK = "univg run --config"
+"""In the first line of OUT/config.yaml."""
 ENGINE_PRESETS = {"laptop": "laptop", "gpu": "gpu-24gb", "paper": "paper"}
 SEGMENT_PRESETS = {"laptop": "laptop", "gpu": "strong", "paper": "paper"}
 PRESETS: dict[str, dict[str, Any]] = {
@@ -199,7 +201,7 @@ def run(asked: Recipe) -> Path:
         if draft.is_file():
             write_atomic(memory, draft.read_bytes())
     with lock_folder(asked.out):
-        text = f"# univg {__version__}: univg run --config THIS\n{to_yaml(asked)}"
+        text = f"# univg {__version__}: {MARK} THIS\n{to_yaml(asked)}"
         write_atomic(asked.out / "config.yaml", text.encode())
         steps = make_steps(asked)
         chain = Chain(asked.out, _say, len(steps), functools.partial(hash_files, memory=memory))
@@ -225,6 +227,7 @@ def _check_settings(asked: Recipe) -> None:
     from univg.generate.gate_command import Check, prepare_keep
     from univg.modalities import find_modality
     from univg.plugins import load_function
+    from univg.recipe_outcome import check_out
     from univg.sd_source import find_base
     from univg.segment.networks import check_network
 
@@ -249,8 +252,7 @@ def _check_settings(asked: Recipe) -> None:
         out = asked.out.resolve()
         if folder is not None and folder.resolve() in {out, *out.parents}:
             raise ConfigError(f"out is {asked.out}, which lies in {folder}: choose another folder")
-    if asked.out.exists() and not asked.out.is_dir():
-        raise ConfigError(f"out is {asked.out}, which is a file: give a folder")
+    check_out(asked.out)
 
 
 def _say(text: str) -> None:

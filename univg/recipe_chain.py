@@ -11,7 +11,7 @@ from typing import Any
 
 from univg.config import read_yaml
 from univg.errors import DataError
-from univg.modalities import find_modality
+from univg.modalities import find_card, find_modality
 from univg.recipe import ENGINE_PRESETS, Recipe, resolve
 from univg.recipe_segmenters import (
     Folders,
@@ -20,6 +20,7 @@ from univg.recipe_segmenters import (
     fit_segmenter,
     lent_grounds,
     list_endings,
+    names_of,
     pairs_of,
     predict_test,
     uses_grounds,
@@ -74,7 +75,7 @@ def fit_card(asked: Recipe) -> Step:
     def work(folder: Path, _: Folders) -> None:
         from univg.sca.fit import Fit, run
 
-        run(Fit(real=asked.shots, out=folder / _card_name(asked), like=asked.modality,
+        run(Fit(real=asked.shots, out=folder / name_card(asked), like=asked.modality,
                 seed=asked.seed, overwrite=True, workers=asked.workers))  # fmt: skip
 
     values = {"modality": _modality(asked), "seed": asked.seed}
@@ -93,12 +94,13 @@ def grow_masks(asked: Recipe) -> Step:
         from univg.pairs import find_masks
         from univg.sca.synth import Synth, run
 
-        card = str(done["card"] / _card_name(asked)) if "card" in done else asked.modality
+        card = str(done["card"] / name_card(asked)) if "card" in done else asked.modality
         height, width = read_mask(find_masks(asked.shots)[0]).shape
         run(Synth(out=folder / "masks", modality=(card,), count=count, seed=asked.seed,
                   size=(height, width), real=asked.shots, workers=asked.workers))  # fmt: skip
 
-    values = {"modality": _modality(asked), "count": count, "seed": asked.seed}
+    values = {"modality": _modality(asked), "count": count, "seed": asked.seed,
+              "names": [path.name for path in _masks_of(asked.shots)]}  # fmt: skip
     after = ["card"] if asked.fit_card else []
     return Step(
         name="grown", words=f"{count} masks led by the shots", settings=values,
@@ -118,7 +120,7 @@ def train_on_grown(asked: Recipe) -> Step:
     values = {**_engine_values(asked), "steps": asked.pretrain_steps}
     return Step(
         name="mask-pretraining", words=f"LoRA of {asked.base} on grown masks", settings=values,
-        inputs=_base_of(asked), after=["grown"], work=work,
+        inputs=files_of_base(asked), after=["grown"], work=work,
     )  # fmt: skip
 
 
@@ -136,7 +138,7 @@ def train_mask_engine(asked: Recipe) -> Step:
     values = {**_engine_values(asked), "steps": asked.mask_steps}
     return Step(
         name="mask-engine", words=f"LoHa of {asked.base} on the shots' masks", settings=values,
-        inputs=[*_masks_of(asked.shots), *_base_of(asked)], after=after, work=work,
+        inputs=[*_masks_of(asked.shots), *files_of_base(asked)], after=after, work=work,
     )  # fmt: skip
 
 
@@ -169,7 +171,7 @@ def train_look(asked: Recipe) -> Step:
     values = {**_engine_values(asked), "steps": asked.pretrain_steps}
     return Step(
         name="look", words=f"UNet of {asked.base} on unlabelled images", settings=values,
-        inputs=[unlabelled, *_base_of(asked)], work=work,
+        inputs=[unlabelled, *files_of_base(asked)], work=work,
     )  # fmt: skip
 
 
@@ -190,7 +192,7 @@ def train_image_engine(asked: Recipe) -> Step:
     after = ["look"] if asked.unlabelled is not None else []
     return Step(
         name="image-engine", words="ControlNet on the shots", settings=values,
-        inputs=[*pairs_of(asked.shots), *_base_of(asked)], after=after, work=work,
+        inputs=[*pairs_of(asked.shots), *files_of_base(asked)], after=after, work=work,
     )  # fmt: skip
 
 
@@ -214,7 +216,9 @@ def make_pairs(asked: Recipe) -> Step:
     values = {"engine": asked.image_engine, "modality": _modality(asked), "seed": asked.seed}
     after = [masks, *(["image-engine"] if asked.image_engine == "diffusion" else [])]
     after += ["grounds"] if uses_grounds(asked) else []
-    inputs = pairs_of(asked.shots) if asked.image_engine == "composite" else []
+    inputs = []
+    if asked.image_engine == "composite":  # the grounds are drawn by the names too
+        inputs, values["names"] = pairs_of(asked.shots), names_of(asked.shots)
     return Step(
         name="pairs", words=f"{asked.pairs} pairs, {asked.image_engine}", settings=values,
         inputs=inputs, after=after, work=work,
@@ -239,7 +243,8 @@ def gate_pairs(asked: Recipe) -> Step:
         return {"pairs": len(found.rows), "kept": len(found.kept), "dropped_by": found.dropped_by()}
 
     return Step(
-        name="gate", words="every pair measured", settings={"keep": asked.keep},
+        name="gate", words="every pair measured",
+        settings={"keep": asked.keep, "names": names_of(asked.shots)},
         inputs=pairs_of(asked.shots), after=["pairs"], work=work,
     )  # fmt: skip
 
@@ -265,7 +270,7 @@ def _engine_values(asked: Recipe) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in _DECIDES_NOTHING}
 
 
-def _base_of(asked: Recipe) -> list[Path]:
+def files_of_base(asked: Recipe) -> list[Path]:
     """Return the files of the base: it is known by its weights and settings, not by its card."""
     from univg.sd_source import find_base
 
@@ -286,7 +291,7 @@ def _masks_of(shots: Path) -> list[Path]:
     return find_masks(shots)
 
 
-def _card_name(asked: Recipe) -> str:
+def name_card(asked: Recipe) -> str:
     """Return the file of the fitted card; the modality keeps its name."""
     return f"{find_modality(asked.modality).name}.yaml"
 
@@ -296,7 +301,7 @@ FOR_PEOPLE = {"title", "description"}
 
 def _modality(asked: Recipe) -> Any:
     """Return what decides a modality: its name, or what its card says but for people."""
-    path = Path(asked.modality).expanduser()
-    if not path.is_file():
+    path = find_card(asked.modality)
+    if path is None:
         return asked.modality
     return {key: value for key, value in read_yaml(path).items() if key not in FOR_PEOPLE}

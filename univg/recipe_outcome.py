@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from univg.errors import ConfigError
 from univg.files import TEMPORARY_PREFIX, open_atomic, write_all_atomic
-from univg.recipe import Recipe
+from univg.recipe import MARK, Recipe
 from univg.recipe_segmenters import ALONE, BOTH, list_endings, name_network
-from univg.recipe_steps import Result
+from univg.recipe_steps import DONE, Result
 
 
 def write_outcome(asked: Recipe, results: Mapping[str, Result]) -> list[str]:
@@ -37,6 +38,25 @@ def write_outcome(asked: Recipe, results: Mapping[str, Result]) -> list[str]:
     lines = [tables["table.md"]] if tables else []
     lines += [f"The segmenter: {asked.out / _model_name(e)}" for e in list_endings(asked)]
     return [*lines, f"The pairs: {pairs}"]
+
+
+def check_out(out: Path) -> None:
+    """Refuse a folder with files of others by the names that are written there."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"out is {out}, which is a file: give a folder")
+    config = out / "config.yaml"
+    if config.is_file():
+        with config.open("rb") as stream:
+            own = MARK.encode() in stream.readline()
+    else:
+        own = any(out.glob(f"steps/*/{DONE}"))
+    names = ("config.yaml", "report.html", "table.md", "table.csv", "segmenter*.safetensors")
+    others = [] if own else sorted(path.name for name in names for path in out.glob(name))
+    if others:
+        raise ConfigError(
+            f"out is {out}, which holds {others[0]}, and that no univg run has made: give another "
+            "folder"
+        )
 
 
 def _take_away(asked: Recipe, made: set[str]) -> None:

@@ -16,7 +16,12 @@ from univg.pairs import Pair, open_pairs
 from univg.recipe import Recipe
 from univg.recipe_page_answer import add_answers, read_answers
 from univg.recipe_page_course import add_course, add_gate
-from univg.recipe_page_sources import add_card, add_provenance, list_versions
+from univg.recipe_page_sources import (
+    add_card,
+    add_provenance,
+    describe_images,
+    list_versions,
+)
 from univg.recipe_steps import Result
 from univg.report import Page, shrink_mask
 from univg.vesselness import shrink_image
@@ -80,7 +85,7 @@ def _lead(asked: Recipe, results: Mapping[str, Result]) -> str:
 
 def _add_pictures(page: Page, asked: Recipe, results: Mapping[str, Result]) -> None:
     section = page.section(
-        "Shots and pairs", f"Images are {_engine_words(asked, results)}, one for each mask."
+        "Shots and pairs", f"Images are {describe_images(asked, results)}, one for each mask."
     )
     for words, folder in (
         ("The shots", asked.shots),
@@ -90,21 +95,6 @@ def _add_pictures(page: Page, asked: Recipe, results: Mapping[str, Result]) -> N
         tiles = [_tiles(pair) for pair in pairs]
         alt = f"{words}: {len(pairs)} vessel masks, each with its image"
         section.comparison(["Mask", "Image"], tiles, alt, f"{words}.")
-
-
-def _engine_words(asked: Recipe, results: Mapping[str, Result]) -> str:
-    composed = "composed of the grounds and vessels of the shots"
-    if "grounds" in results:
-        lent = results["grounds"].facts["images"]
-        composed += (
-            f", and of the grounds of {lent} unlabelled images without what the segmenter on the "
-            "shots alone takes for vessel in them"
-        )
-    return {
-        "composite": composed,
-        "diffusion": f"drawn by a diffusion engine adapted to the shots (base `{asked.base}`)",
-        "procedural": "rendered by a procedural model of the modality",
-    }.get(asked.image_engine, asked.image_engine)
 
 
 def _tiles(pair: Pair) -> tuple[ImageArray, ImageArray]:

@@ -69,7 +69,8 @@ class Answer:
     def gains(self, metric: str) -> list[float]:
         """Return the difference of each image, with pairs less without, where both are defined."""
         rows = self.evaluation["per_image"]
-        values = [(row[BOTH].get(metric), row[ALONE].get(metric)) for row in rows]
+        found = [row["values"] for row in rows]
+        values = [(each[BOTH].get(metric), each[ALONE].get(metric)) for each in found]
         return [100 * (a - b) for a, b in values if a is not None and b is not None]
 
 
@@ -265,7 +266,8 @@ def _add_cases(section: Section, answer: Answer) -> None:
         return
     cases = [_draw_case(pairs[str(row["image"])], masks) for row in chosen]
     told = ", ".join(
-        f"{row['image']} ({100 * row[ALONE]['dsc']:.1f} / {100 * row[BOTH]['dsc']:.1f})"
+        f"{row['image']} ({100 * row['values'][ALONE]['dsc']:.1f} / "
+        f"{100 * row['values'][BOTH]['dsc']:.1f})"
         for row in chosen
     )
     section.comparison(
@@ -279,7 +281,7 @@ def _add_cases(section: Section, answer: Answer) -> None:
 
 
 def _gain(row: Mapping[str, Any]) -> float | None:
-    after, before = row[BOTH].get("dsc"), row[ALONE].get("dsc")
+    after, before = (row["values"][method].get("dsc") for method in (BOTH, ALONE))
     return None if after is None or before is None else float(after) - float(before)
 
 

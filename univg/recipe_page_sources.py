@@ -6,36 +6,55 @@ steps, checksums, versions. Nothing in it changes when the same recipe is run ag
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from univg import __version__
 from univg.config import to_plain
-from univg.files import sha256_of_file
+from univg.files import sha256_hex, sha256_of_file
 from univg.manifest import iterate_rows
-from univg.modalities import find_modality
+from univg.modalities import find_card, find_modality
 from univg.pairs import open_pairs
-from univg.recipe import Recipe, list_steps
+from univg.recipe import HASHES, Recipe, list_steps
+from univg.recipe_chain import files_of_base, name_card
 from univg.recipe_outcome import find_made
 from univg.recipe_steps import Result, hash_content
 from univg.report import Page
+from univg.train.checksums import hash_files
 
 DIGITS = 16
 OUTPUTS = (
-    *("card.yaml", "run/adapter.safetensors", "run/look.safetensors"),
+    *("run/adapter.safetensors", "run/look.safetensors"),
+    "run/base/unet/diffusion_pytorch_model.safetensors",
     *("run/controlnet/diffusion_pytorch_model.safetensors", "run/model.safetensors"),
     *("masks/manifest.jsonl", "pairs/manifest.jsonl", "kept/manifest.jsonl"),
     "evaluation/evaluation.json",
 )
 """What steps leave that others use, below their folders."""
-MADE = {"grown": "grown by space colonization, led by the shots’ masks"}
-PAINTED = {
-    "composite": "put together from grounds and vessels of the shots",
-    "procedural": "rendered by a procedural model, without the shots",
+MADE = {
+    "grown": "grown by space colonization, led by the shots’ masks",
+    "diffusion": "drawn by a diffusion engine adapted to those of the shots",
 }
+
+
+def describe_images(asked: Recipe, results: Mapping[str, Result]) -> str:
+    """Return how the images were made, and of what."""
+    if asked.image_engine == "procedural":
+        return "rendered by a procedural model of the modality, without the shots"
+    if asked.image_engine == "diffusion":
+        first = "trained on the unlabelled images, then " if "look" in results else ""
+        return f"drawn by a diffusion engine {first}adapted to the shots (base `{asked.base}`)"
+    words = "composed of the grounds and vessels of the shots"
+    if "grounds" in results:
+        lent = results["grounds"].facts["images"]
+        words += (
+            f", and of the grounds of {lent} unlabelled images without what the segmenter on the "
+            "shots alone takes for vessel in them"
+        )
+    return words
 
 
 def add_card(page: Page, asked: Recipe, results: Mapping[str, Result]) -> None:
@@ -47,13 +66,12 @@ def add_card(page: Page, asked: Recipe, results: Mapping[str, Result]) -> None:
     if asked.test is not None:
         figures.append((str(len(open_pairs(asked.test).pairs)), "test images, trained on nowhere"))
     section.key_figures(figures)
-    base = f"drawn by base {asked.base}, adapted to the shots"
     modality = find_modality(asked.modality)
     section.subheading(
         "How it was made",
         f"{modality.title}. {' '.join(modality.description.split())}",
-        f"Masks: {MADE.get(asked.mask_engine, base)}. Images: "
-        f"{PAINTED.get(asked.image_engine, base)}, one for each mask. {made} pairs were made and "
+        f"Masks: {MADE[asked.mask_engine]}. Images: "
+        f"{describe_images(asked, results)}, one for each mask. {made} pairs were made and "
         f"measured, {kept} kept ({asked.keep or 'no condition was set'}). The manifest beside "
         "them holds seed, parameters and checksum of every pair.",
         f"The pairs: `{find_made(asked, results)}`.",
@@ -107,8 +125,9 @@ def add_provenance(
     section.table("What was done.", ["Step", "Seconds", "Key"], rows)
     plain = {name: _show(value) for name, value in to_plain(asked).items()}
     rows = [[f"`{name}`", value] for name, value in plain.items() if name not in {"workers", "out"}]
-    section.table("The recipe, nothing left open.", ["Setting", "Value"], rows)
-    sums = {**_input_sums(asked), **_output_sums(results)}
+    title = f"The recipe; what is open (–) is as in preset `{asked.preset}` of this version."
+    section.table(title, ["Setting", "Value"], rows)
+    sums = {**_input_sums(asked), **_output_sums(asked, results)}
     section.table(
         f"Checksums, the first {DIGITS} digits of SHA-256; of a folder that of its files’ sums.",
         ["What", "SHA-256"],
@@ -136,16 +155,23 @@ def _show(value: Any) -> str:
 
 
 def _input_sums(asked: Recipe) -> dict[str, str]:
-    folders = {"Shots": asked.shots, "Test set": asked.test}
-    sums = {name: hash_content(folder) for name, folder in folders.items() if folder is not None}
-    card = Path(asked.modality).expanduser()
-    return {**sums, "Modality card": sha256_of_file(card)} if card.is_file() else sums
+    folders = {"Shots": asked.shots, "Unlabelled images": asked.unlabelled, "Test set": asked.test}
+    hashed = functools.partial(hash_files, memory=asked.out / HASHES)
+    sums = {name: hash_content(each, hashed) for name, each in folders.items() if each is not None}
+    card = find_card(asked.modality)
+    if card is not None:
+        sums["Modality card"] = sha256_of_file(card)
+    if "diffusion" in {asked.image_engine, asked.mask_engine}:
+        files = files_of_base(asked)
+        lines = [f"{sha256_of_file(path)} {path.name}" for path in files]
+        sums[f"Base {asked.base}"] = sha256_hex("\n".join(lines).encode())
+    return sums
 
 
-def _output_sums(results: Mapping[str, Result]) -> dict[str, str]:
+def _output_sums(asked: Recipe, results: Mapping[str, Result]) -> dict[str, str]:
     return {
         f"{name}/{output}": sha256_of_file(result.folder / output)
         for name, result in results.items()
-        for output in OUTPUTS
+        for output in (name_card(asked), *OUTPUTS)
         if (result.folder / output).is_file()
     }

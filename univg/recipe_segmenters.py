@@ -5,17 +5,19 @@ In: a recipe, a network. Out: steps of a chain.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from univg.errors import ConfigError
-from univg.files import make_folder, write_atomic
-from univg.images import is_picture_name, list_pictures
+from univg.files import make_folder, sha256_of_file, write_atomic
+from univg.images import list_pictures
 from univg.likeness import choose_evenly
+from univg.plugins import load_function
 from univg.recipe import SEGMENT_PRESETS, Recipe
-from univg.recipe_steps import Step, is_hidden
+from univg.recipe_steps import Step
 
 Folders = Mapping[str, Path]
 MOST_GROUNDS = 48
@@ -68,8 +70,13 @@ def fit_segmenter(asked: Recipe, name: str, network: str | None, ending: str) ->
 def _identify_network(asked: Recipe, network: str | None) -> str | None:
     """Return what tells networks apart: named or not, a preset's network is the same.
 
-    But for one with options of the preset's, which a network that is named does not get.
+    But for one with options of the preset's, which a network that is named does not get. A user's
+    own is known by the file that it stands in, too.
     """
+    own = own_network(network)
+    if own is not None:
+        path = inspect.getsourcefile(load_function(own, "network"))
+        return f"{own} {sha256_of_file(Path(path))}" if path else own
     from univg.segment.presets import PRESETS
 
     preset = PRESETS[SEGMENT_PRESETS[asked.preset]]
@@ -92,6 +99,7 @@ def predict_test(asked: Recipe, name: str, network: str | None, ending: str) -> 
     """What a segmenter finds in the test images."""
     assert asked.test is not None
     test, model = asked.test, name + ending
+    seen = pairs_of(test, masks=False)
 
     def work(folder: Path, done: Folders) -> None:
         from univg.segment.predict import Predict, run
@@ -101,7 +109,7 @@ def predict_test(asked: Recipe, name: str, network: str | None, ending: str) -> 
 
     return Step(
         name=f"found-{model}", kind=f"found-{name}", words="vessels found in the test images",
-        settings={"names": names_of(test)}, inputs=pairs_of(test), after=[model], work=work,
+        settings={"names": [path.name for path in seen]}, inputs=seen, after=[model], work=work,
     )  # fmt: skip
 
 
@@ -146,7 +154,7 @@ def evaluate_test(asked: Recipe, network: str | None, ending: str) -> Step:
     return Step(
         name=f"test{ending}", kind="test", settings={"names": names_of(test)},
         inputs=pairs_of(test), after=[alone, both], work=work,
-        words=f"{name_network(asked, network)}: both measured on the test set", algorithm=2,
+        words=f"{name_network(asked, network)}: both measured on the test set", algorithm=3,
     )  # fmt: skip
 
 
@@ -188,19 +196,21 @@ def lent_grounds(folder: Path) -> dict[str, Path]:
 
 
 def choose_grounds(folder: Path) -> dict[str, Path]:
-    """Return pictures below `folder`, no more than are useful, by names of which none is twice."""
-    found = [path for path in folder.rglob("*") if not is_hidden(path, folder)]
-    paths = sorted(p for p in found if is_picture_name(p.relative_to(folder).as_posix()))
-    some = choose_evenly(paths, MOST_GROUNDS)
+    """Return images of `folder`, no more than are useful, by names of which none is twice."""
+    from univg.train.pictures import find_pictures
+
+    some = choose_evenly(sorted(find_pictures(folder, "image")), MOST_GROUNDS)
     return {f"{number:02d}-{path.name}": path for number, path in enumerate(some)}
 
 
-def pairs_of(folder: Path) -> list[Path]:
+def pairs_of(folder: Path, *, masks: bool = True) -> list[Path]:
     """Return the files of the pairs; what else lies in the folder changes nothing."""
     from univg.pairs import open_pairs
 
-    pairs = open_pairs(folder).pairs
-    return [path for pair in pairs for path in (pair.image, pair.mask, pair.fov) if path]
+    each = [
+        (pair.image, pair.mask if masks else None, pair.fov) for pair in open_pairs(folder).pairs
+    ]
+    return [path for files in each for path in files if path]
 
 
 def has_views(folder: Path) -> bool:

@@ -21,7 +21,8 @@ from univg import __version__
 from univg.config import to_plain
 from univg.errors import DataError, Problem, ProblemReport
 from univg.files import make_folder, sha256_hex, sha256_of_file, write_atomic
-from univg.manifest import LOCK_NAME
+from univg.images import is_picture_name
+from univg.manifest import LOCK_NAME, MANIFEST_NAME
 
 DONE = "done.json"
 SPARE = ("checkpoints",)
@@ -122,18 +123,22 @@ class Chain:
             "algorithm": step.algorithm,
             "name": step.kind or step.name,
             "settings": to_plain(dict(step.settings)),
-            "inputs": [self._content_of(path) for path in step.inputs],
+            "inputs": self._contents_of(step.inputs),
             # Not by name: with a second network, a step of the same kind goes by another one.
             "after": [self.results[name].key for name in step.after],
         }
         text = json.dumps(decides, sort_keys=True, default=str)
         return sha256_hex(text.encode())[:KEY_DIGITS]
 
-    def _content_of(self, path: Path) -> str:
-        """Return the checksum of an input, as it was when the chain first came to it."""
-        if path not in self._contents:
-            self._contents[path] = hash_content(path, self.hash_files)
-        return self._contents[path]
+    def _contents_of(self, paths: Sequence[Path]) -> list[str]:
+        """Return the checksums of inputs, as they were when the chain first came to them."""
+        new = [path for path in dict.fromkeys(paths) if path not in self._contents]
+        files = [path for path in new if path.is_file()]
+        self._contents |= _hash_all(files, self.hash_files)
+        for path in new:
+            if path not in self._contents:
+                self._contents[path] = hash_content(path, self.hash_files)
+        return [self._contents[path] for path in paths]
 
     def _work(self, step: Step, folder: Path, key: str) -> dict[str, Any]:
         make_folder(folder)
@@ -201,26 +206,33 @@ def read_seconds(folder: Path) -> float:
 
 
 def hash_content(path: Path, hash_files: HashFiles = hash_each) -> str:
-    """Return a checksum of a file, or of all files below a folder with their names.
+    """Return a checksum of a file, or of the pictures and manifests below a folder, with names.
 
-    Hidden files and temporary ones do not count; where the folder lies does not, either.
+    Hidden ones and other files do not count (Thumbs.db, notes); where the folder lies does not.
     """
     if path.is_file():
-        return _hash_all([path], path.parent, hash_files)[path]
+        return _hash_all([path], hash_files)[path]
     if not path.is_dir():
         raise DataError(f"{path}: does not exist; check the path")
-    files = sorted(p for p in path.rglob("*") if p.is_file() and not is_hidden(p, path))
-    sums = _hash_all(files, path, hash_files)
+    files = sorted(p for p in path.rglob("*") if _counts(p, path))
+    sums = _hash_all(files, hash_files)
     lines = [f"{sums[p]} {p.relative_to(path).as_posix()}" for p in files]
     return sha256_hex("\n".join(lines).encode())
 
 
-def _hash_all(files: Sequence[Path], folder: Path, hash_files: HashFiles) -> dict[Path, str]:
-    # Pictures of no bytes are refused, other files (notes, marks) may be empty.
+def _counts(path: Path, root: Path) -> bool:
+    inner = path.relative_to(root).as_posix()
+    known = path.name == MANIFEST_NAME or is_picture_name(inner)
+    return known and path.is_file() and not is_hidden(path, root)
+
+
+def _hash_all(files: Sequence[Path], hash_files: HashFiles) -> dict[Path, str]:
+    # An empty manifest is one; pictures of no bytes are refused by whoever reads them.
     sums = {path: sha256_hex(b"") for path in files if not path.stat().st_size}
-    found, problems = hash_files([path for path in files if path not in sums])
+    wanted = [path for path in files if path not in sums]
+    found, problems = hash_files(wanted) if wanted else ({}, [])
     if problems:
-        raise ProblemReport(problems, f"{folder}: files that cannot be read")
+        raise ProblemReport(problems, "files that cannot be read")
     return {**sums, **found}
 
 
