@@ -299,3 +299,21 @@ def test_only_pictures_that_people_mean_are_listed(tmp_path: Path) -> None:
     assert [p.name for p in list_pictures(tmp_path)] == ["a.tif", "b.PNG"]
     with pytest.raises(DataError, match="does not exist"):
         list_pictures(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_tiffs_in_which_white_is_0_are_turned_round(tmp_path, bits):
+    """A file by hand: one strip, little-endian, Photometric 0 (WhiteIsZero) and 1."""
+    shown = np.arange(48).reshape(6, 8) * (5 if bits == 8 else 1300)
+    kind = np.uint8 if bits == 8 else np.uint16
+    for photometric in (0, 1):
+        stored = (2**bits - 1 - shown if photometric == 0 else shown).astype(kind)
+        tags = [(256, 8), (257, 6), (258, bits), (259, 1), (262, photometric), (273, 8),
+                (277, 1), (278, 6), (279, stored.nbytes)]  # fmt: skip
+        fields = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+        head = struct.pack("<2sHI", b"II", 42, 8 + stored.nbytes)
+        data = head + stored.tobytes() + struct.pack("<H", len(tags)) + fields + bytes(4)
+        path = tmp_path / f"{photometric}.tif"
+        path.write_bytes(data)
+        found = read_image(path)
+        assert found.dtype == kind and np.array_equal(found, shown)

@@ -99,7 +99,8 @@ class Pipeline:
                         "drawing": time.perf_counter() - start - waited,
                     }
                     writing.append(writer.submit(_finish, maker, folder, drawn, spans))
-                    while len(writing) > self.threads + AHEAD:
+                    # What is written is told at once: a killed run loses no more.
+                    while writing and (writing[0].done() or len(writing) > self.threads + AHEAD):
                         yield writing.popleft().result()
                 while writing:
                     yield writing.popleft().result()

@@ -35,6 +35,8 @@ PICTURE_SUFFIXES = frozenset(
 MAX_PIXELS = 2**26
 """Larger pictures are refused: 8192 × 8192, five times the largest public vessel image."""
 
+PHOTOMETRIC, BITS = 262, 258
+"""Tags of TIFF."""
 _SIGNATURES = {
     b"\x89PNG": "PNG",
     b"\xff\xd8\xff": "JPEG",
@@ -136,7 +138,8 @@ def read_image(path: Path) -> ImageArray:
     if picture.mode == "P" or "A" in picture.mode:
         return _drop_alpha(path, np.asarray(_without_palette(picture)))
     if picture.mode.startswith(("I", "F")):
-        return _to_uint16(path, np.asarray(picture))
+        pixels = _to_uint16(path, np.asarray(picture))
+        return np.iinfo(np.uint16).max - pixels if _stored_as_negative(picture) else pixels
     return np.asarray(picture.convert("RGB"))  # CMYK and YCbCr files
 
 
@@ -240,6 +243,12 @@ def _drop_alpha(path: Path, pixels: npt.NDArray[Any]) -> ImageArray:
         detail = "is an image with transparent pixels, which have no value to learn from"
         raise _refuse(path, "transparent", detail, "save it without an alpha channel")
     return np.ascontiguousarray(pixels[:, :, 0] if channels == 2 else pixels[:, :, :3])
+
+
+def _stored_as_negative(picture: Image.Image) -> bool:
+    """Whether white is 0 in a TIFF of 16 bits: of those of 8 bits Pillow makes positives itself."""
+    tags: Any = getattr(picture, "tag_v2", {})
+    return tags.get(PHOTOMETRIC) == 0 and tags.get(BITS) == (16,)
 
 
 def _to_uint16(path: Path, pixels: npt.NDArray[Any]) -> ImageArray:

@@ -21,7 +21,7 @@ from pydantic import BeforeValidator
 
 from univg.config import check, settings
 from univg.errors import ConfigError, UserError
-from univg.recipe_steps import Chain, Result
+from univg.recipe_steps import Chain, HashFiles, Result
 
 HASHES = ".univg-hashes.json"
 """File in OUT that remembers checksums of the user's files, by path, size and time."""
@@ -186,7 +186,6 @@ def run(asked: Recipe) -> Path:
     from univg.recipe_chain import make_steps
     from univg.recipe_outcome import write_outcome
     from univg.recipe_page import write_page
-    from univg.train.checksums import hash_files
 
     asked = resolve(asked)
     memory = asked.out / HASHES
@@ -204,7 +203,7 @@ def run(asked: Recipe) -> Path:
         text = f"# univg {__version__}: {MARK} THIS\n{to_yaml(asked)}"
         write_atomic(asked.out / "config.yaml", text.encode())
         steps = make_steps(asked)
-        chain = Chain(asked.out, _say, len(steps), functools.partial(hash_files, memory=memory))
+        chain = Chain(asked.out, _say, len(steps), hash_remembering(asked))
         for step in steps:
             chain.do(step)
         lines = write_outcome(asked, chain.results)
@@ -213,6 +212,13 @@ def run(asked: Recipe) -> Path:
         _say(line)
     _say(f"The page: {page.resolve()}")
     return page
+
+
+def hash_remembering(asked: Recipe) -> HashFiles:
+    """Return what gives checksums of files, and reads none twice that has not changed."""
+    from univg.train.checksums import hash_files
+
+    return functools.partial(hash_files, memory=asked.out / HASHES)
 
 
 def facts_of(results: dict[str, Result], name: str) -> dict[str, Any]:

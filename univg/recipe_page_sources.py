@@ -6,7 +6,6 @@ steps, checksums, versions. Nothing in it changes when the same recipe is run ag
 
 from __future__ import annotations
 
-import functools
 import json
 import platform
 from collections.abc import Mapping
@@ -18,12 +17,11 @@ from univg.files import sha256_hex, sha256_of_file
 from univg.manifest import iterate_rows
 from univg.modalities import find_card, find_modality
 from univg.pairs import open_pairs
-from univg.recipe import HASHES, Recipe, list_steps
+from univg.recipe import Recipe, hash_remembering, list_steps
 from univg.recipe_chain import files_of_base, name_card
 from univg.recipe_outcome import find_made
 from univg.recipe_steps import Result, hash_content
 from univg.report import Page
-from univg.train.checksums import hash_files
 
 DIGITS = 16
 OUTPUTS = (
@@ -156,7 +154,7 @@ def _show(value: Any) -> str:
 
 def _input_sums(asked: Recipe) -> dict[str, str]:
     folders = {"Shots": asked.shots, "Unlabelled images": asked.unlabelled, "Test set": asked.test}
-    hashed = functools.partial(hash_files, memory=asked.out / HASHES)
+    hashed = hash_remembering(asked)
     sums = {name: hash_content(each, hashed) for name, each in folders.items() if each is not None}
     card = find_card(asked.modality)
     if card is not None:
