@@ -248,7 +248,7 @@ def _drop_alpha(path: Path, pixels: npt.NDArray[Any]) -> ImageArray:
 def _stored_as_negative(picture: Image.Image) -> bool:
     """Whether white is 0 in a TIFF of 16 bits: of those of 8 bits Pillow makes positives itself."""
     tags: Any = getattr(picture, "tag_v2", {})
-    return tags.get(PHOTOMETRIC) == 0 and tags.get(BITS) == (16,)
+    return bool(tags.get(PHOTOMETRIC) == 0 and tags.get(BITS) == (16,))
 
 
 def _to_uint16(path: Path, pixels: npt.NDArray[Any]) -> ImageArray:
