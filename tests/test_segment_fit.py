@@ -22,7 +22,7 @@ from univg.loop.looking import BEST
 from univg.segment import fit
 from univg.segment.fit import Fit, count_steps, count_synthetic, parse_options, resolve
 from univg.segment.fit_data import arrange, read_pairs
-from univg.segment.fit_run import count_trained, describe_plan, make_task, read_threshold
+from univg.segment.fit_run import count_trained, describe_plan, make_task
 from univg.segment.fit_task import SegmentTask
 from univg.segment.thresholds import THRESHOLDS, choose_threshold, score_thresholds
 from univg.segment.weights import load_network, read_card
@@ -211,35 +211,6 @@ def test_length_is_counted_in_epochs_or_steps(place, tmp_path):
         resolve(dataclasses.replace(asked, epochs=1, max_steps=1), 5, 0)
 
 
-def read_fold(fold, step):
-    rows = [json.loads(line) for line in (fold / "metrics.jsonl").read_text().splitlines()]
-    (curve,) = [row["dice_by_threshold"] for row in rows
-                if row["step"] == step and "validation" in row]  # fmt: skip
-    return np.array(curve)
-
-
-def test_the_threshold_of_leave_one_out_is_that_of_its_step(place, tmp_path):
-    """The last weights of a fold are not those that the final run stops at."""
-    folds = tmp_path / "folds"
-    early, late = (np.exp(-(((THRESHOLDS - at) / 0.1) ** 2)).tolist() for at in (0.3, 0.8))
-    for k in (1, 2):
-        (folds / str(k)).mkdir(parents=True)
-        rows = [{"step": step, "validation": 0.5, "dice_by_threshold": curve}
-                for step, curve in ((2, early), (4, late))]  # fmt: skip
-        lines = [json.dumps(row) + "\n" for row in [{"step": 2, "loss": 1.0}, *rows]]
-        (folds / str(k) / "metrics.jsonl").write_text("".join(lines))
-    assert read_threshold(folds, 2, 2) == pytest.approx(0.3, abs=0.01)
-    assert read_threshold(folds, 2, 4) == pytest.approx(0.8, abs=0.01)
-    with pytest.raises(ResumeError, match="delete"):
-        read_threshold(folds, 2, 3)
-    # A fold notes at its last step what its result tells.
-    asked = settings_for(place, tmp_path / "out", left_out=1, max_steps=4, validate_every=2)
-    fit.run(asked)
-    told = json.loads((asked.out / "result.json").read_text())["dice_by_threshold"]
-    assert read_fold(asked.out, 4) == pytest.approx(np.array(told[0]), abs=1e-5)
-    assert read_fold(asked.out, 2).shape == read_fold(asked.out, 4).shape
-
-
 def test_epochs_count_the_shots_that_are_trained_on(place, tmp_path):
     asked = settings_for(place, tmp_path, epochs=4, max_steps=None, synthetic=(), batch=1)
     shots, _ = read_pairs(asked)
@@ -247,24 +218,6 @@ def test_epochs_count_the_shots_that_are_trained_on(place, tmp_path):
     less = dataclasses.replace(asked, left_out=0)
     assert whole.max_steps == 4 * len(shots)
     assert resolve(less, count_trained(less, len(shots)), 0).max_steps == 4 * (len(shots) - 1)
-
-
-def test_leave_one_out_finds_steps_and_threshold(place, tmp_path):
-    asked = settings_for(
-        place, tmp_path / "out", leave_one_out=True, synthetic=(), wanted=2, max_steps=4,
-        validate_every=2,
-    )  # fmt: skip
-    fit.run(asked)
-    folds = tmp_path / "out-folds"
-    found = json.loads((folds / "leave-one-out.json").read_text())
-    state = load_newest(asked.out)
-    assert state is not None and state.step == found["best_step"]
-    curves = [read_fold(folds / str(k), found["best_step"]) for k in (1, 2)]
-    card = read_card(asked.out / "model.safetensors")
-    assert card.threshold == choose_threshold(curves)[0]
-    assert card.facts["threshold"] == {"on": "shots left out in turn"}
-    assert len(card.facts["training"]["shots"]) == 2
-    assert "Leave-one-out" in (asked.out / "report.html").read_text()
 
 
 def test_another_run_is_refused_and_left_as_it_is(place, tmp_path):

@@ -40,5 +40,5 @@ def test_what_is_written_is_told_at_once(monkeypatch):
     told = []
     for each in Pipeline().run(maker, Path(), [[number] for number in range(8)]):
         told.append(each.rows[0]["id"])
-        assert len(written) - len(told) <= 2
+        assert len(written) - len(told) <= 3  # and 4 where it is told when the queue is full
     assert told == list(range(8))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from test_univg_recipe import data as data  # a fixture
 from test_univg_recipe import settings_of
+from test_univg_recipe_inputs import place as place  # a fixture
 
 from univg.errors import ConfigError
 from univg.images import encode_image, read_image
@@ -24,18 +25,14 @@ from univg.recipe_steps import Chain, Result
 
 
 @pytest.fixture
-def place(data, tmp_path) -> Path:
-    """Shots, a test set and unlabelled images that may be changed."""
-    place = tmp_path / "data"
-    for name in ("shots", "test"):
-        shutil.copytree(data / name, place / name)
-        (place / name / "manifest.jsonl").unlink()
-    others = place / "others"
+def others(place) -> Path:
+    """Unlabelled images beside the shots and the test set."""
+    others: Path = place / "others"
     others.mkdir()
     for number, path in enumerate(sorted((place / "test" / "images").iterdir())):
         shift = np.roll(read_image(path), number + 5, axis=0)
         (others / f"u{number}.png").write_bytes(encode_image(shift))
-    return place
+    return others
 
 
 def keys_of(asked: Recipe) -> dict[str, str]:
@@ -76,13 +73,13 @@ def test_a_test_mask_decides_the_evaluation_alone(place):
     assert changed(before, keys_of(asked)) == {"test"}
 
 
-def test_what_is_no_picture_decides_nothing(place):
-    asked = settings_of(place, place / "out", preset="gpu", unlabelled=place / "others")
+def test_what_is_no_picture_decides_nothing(place, others):
+    asked = settings_of(place, place / "out", preset="gpu", unlabelled=others)
     before = keys_of(asked)
     for name in ("Thumbs.db", "desktop.ini", "README.txt"):
-        (place / "others" / name).write_bytes(b"nothing of use")
+        (others / name).write_bytes(b"nothing of use")
     assert keys_of(asked) == before
-    shutil.copy(place / "others" / "u0.png", place / "others" / "u9.png")
+    shutil.copy(others / "u0.png", others / "u9.png")
     assert {"look", "image-engine"} <= changed(before, keys_of(asked))
 
 
@@ -97,9 +94,9 @@ def test_a_network_of_ones_own_is_known_by_its_file(place, tmp_path, monkeypatch
     assert found == {"alone", "both", "found-alone", "found-both", "test"}
 
 
-def test_grounds_are_images_and_no_fields_of_view(place):
+def test_grounds_are_images_and_no_fields_of_view(place, others):
     layout = place / "layout"
-    shutil.copytree(place / "others", layout / "images")
+    shutil.copytree(others, layout / "images")
     (layout / "fov").mkdir()
     for path in (layout / "images").iterdir():
         view = np.ones(read_image(path).shape[:2], np.bool_)

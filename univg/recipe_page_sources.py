@@ -160,8 +160,8 @@ def _input_sums(asked: Recipe) -> dict[str, str]:
     if card is not None:
         sums["Modality card"] = sha256_of_file(card)
     if "diffusion" in {asked.image_engine, asked.mask_engine}:
-        files = files_of_base(asked)
-        lines = [f"{sha256_of_file(path)} {path.name}" for path in files]
+        found, _ = hashed(files_of_base(asked))  # gigabytes, and read by a step already
+        lines = [f"{digest} {path.name}" for path, digest in found.items()]
         sums[f"Base {asked.base}"] = sha256_hex("\n".join(lines).encode())
     return sums
 

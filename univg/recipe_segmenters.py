@@ -73,12 +73,12 @@ def _identify_network(asked: Recipe, network: str | None) -> str | None:
     But for one with options of the preset's, which a network that is named does not get. A user's
     own is known by the file that it stands in, too.
     """
+    from univg.segment.presets import PRESETS
+
     own = own_network(network)
     if own is not None:
         path = inspect.getsourcefile(load_function(own, "network"))
         return f"{own} {sha256_of_file(Path(path))}" if path else own
-    from univg.segment.presets import PRESETS
-
     preset = PRESETS[SEGMENT_PRESETS[asked.preset]]
     return network if network or preset.get("network_options") else str(preset["network"])
 
